@@ -1,0 +1,81 @@
+# Everything a reader, an author or CI does, by one command each. GNU make and a POSIX shell are enough.
+# Another Python than python3:  make setup PYTHON=python3.12
+
+PYTHON ?= python3
+PORT ?= 8000
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+NOTEBOOKS := $(wildcard book solutions exercises)
+CODE := $(wildcard hyperfit_course tools tests benchmarks book/_ext)
+BUILD := $(BIN)/jupyter-book build . -W --keep-going -q
+
+.PHONY: help setup assets book html serve test lint notebooks results benchmarks clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install the course into it (about 2 minutes, 1.7 GB)
+
+# A requirement that changed is installed by the next command that needs it.
+$(STAMP): $(wildcard pyproject.toml requirements.txt constraints.txt)
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): run 'sudo apt install python3', or name yours: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { echo "The course needs Python 3.10 to 3.13, and $(PYTHON) is $$($(PYTHON) -V). Name another: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python cannot make virtual environments here: run 'sudo apt install python3-venv', then 'make setup' again."; exit 1; }
+	@echo "Installing into .venv: about 2 minutes, 1.7 GB on disk"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+assets: setup ## fetch the model and the texts (about 1 minute, once)
+	@echo "Model and texts: about 1 minute the first time, then at once"
+	@$(BIN)/python -m hyperfit_course.assets
+
+book: assets ## run every notebook that changed and build the book (about 7 minutes the first time on 2 cores)
+	@echo "Notebooks: about 7 minutes the first time on 2 cores, then only those that changed"
+	@$(BIN)/python tools/notebooks.py execute
+	@$(BIN)/python tools/notebooks.py seed --from executed
+	@$(MAKE) --no-print-directory pages
+
+html: setup ## build the book from the committed outputs, running nothing (about 20 seconds)
+	@$(BIN)/python tools/notebooks.py seed --from committed
+	@$(MAKE) --no-print-directory pages
+
+# After a failure Sphinx would not read the faulty page again and call the second build a success: forget what it read.
+.PHONY: pages
+pages:
+	@echo "Building the pages: about 20 seconds"
+	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
+	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
+
+serve: ## show the built book at http://localhost:8000 (another port: make serve PORT=8001)
+	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' or 'make html'."; exit 1; }
+	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+test: assets lint ## check code, notebooks and every output they promise (about 12 minutes on 2 cores)
+	@echo "Unit tests: about 2 minutes"
+	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/python tools/notebooks.py check
+	@echo "Every committed notebook, cell by cell: about 8 minutes"
+	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
+
+lint: setup ## check style and types (seconds)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy hyperfit_course
+	@$(BIN)/mypy --ignore-missing-imports tools book/_ext  # Jupyter Book's parts come without types
+
+notebooks: assets ## authors: run the notebooks that changed and put them beside their text, to be committed (minutes)
+	@$(BIN)/python tools/notebooks.py execute
+	@$(BIN)/python tools/notebooks.py publish
+
+results: assets ## authors: record seeds, sweeps and arms in results/ (hours; goes on where it stopped)
+	@$(BIN)/python tools/results.py
+
+benchmarks: assets ## measure speed and memory against other libraries (about 15 minutes)
+	@$(BIN)/python benchmarks/train_step.py
+
+clean: ## remove what was built; .venv and the fetched model stay
+	@rm -rf _build .mypy_cache .pytest_cache .ruff_cache

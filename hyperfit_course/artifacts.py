@@ -1,0 +1,208 @@
+"""Has this been made already? A cache of files named by what they were made from.
+
+An *artifact* is a folder of files (a model, a training history) that is expensive to make and depends on nothing
+but its key: a dictionary of settings and of fingerprints of the inputs. The folder's name is a hash of that key, so
+another key is another folder, and nothing is ever overwritten.
+
+- It appears all at once: files are made in a work folder beside it, which is renamed when everything is there.
+- Only one process makes it; others that ask for it wait.
+- The work folder outlives a killed process, so that long work can go on from its last checkpoint.
+- Size and SHA-256 of every file are recorded. What does not match is thrown away and made again, never loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+LATEST = "latest.json"
+
+
+class CacheError(RuntimeError):
+    """The cache folder cannot be used; the message says why and what to do."""
+
+
+def cache_dir() -> Path:
+    """Folder of everything that is fetched or trained, made on first use.
+
+    The environment variable ``HYPERFIT_CACHE`` names another one (an absolute path, or one relative to the
+    current folder).
+
+    Raises:
+        CacheError: the folder cannot be made or written to.
+    """
+    path = Path(os.environ.get("HYPERFIT_CACHE") or platformdirs.user_cache_dir("hyperfit-course", appauthor=False))
+    path = path.expanduser().absolute()
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        # os.access says yes to root on read-only mounts, so try it.
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors about ``path`` into one sentence that says what to do."""
+    hint = "set HYPERFIT_CACHE to a folder where there is room and that you may write to"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheError(f"The disk that holds {path} is full: free some space, or {hint}.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise CacheError(f"Cannot write to {path} ({error.strerror}): {hint}.") from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; it takes the name ``path`` only if the block ends well.
+
+    Raises:
+        CacheError: the disk is full or read-only. What stood at ``path`` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with disk_errors(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """Hash of a key: the same for equal keys on every machine, whatever the order of their entries."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """Hash of the code of some modules, for keys: what comes out of other code is another artifact.
+
+    It is taken over the syntax tree, so comments and layout do not count.
+    """
+    trees = [ast.dump(ast.parse(inspect.getsource(module))) for module in modules]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
+
+def artifact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """The folder of an artifact, made if it is not there yet.
+
+    Args:
+        kind: what it is, in a word; artifacts of a kind share a folder of the cache.
+        key: everything that the content depends on, as JSON values.
+        make: fills the folder that it is given. That folder may hold what an earlier, killed attempt left.
+
+    Raises:
+        CacheError: the cache cannot be written to.
+    """
+    parent = cache_dir() / kind
+    folder, work = parent / key_digest(key), parent / f"{key_digest(key)}.work"
+    with disk_errors(parent):
+        parent.mkdir(exist_ok=True)
+    with FileLock(parent / f"{folder.name}.lock"), disk_errors(folder):
+        if folder.exists():
+            fault = find_fault(folder)
+            if fault is None:
+                return folder
+            warnings.warn(f"The cached {kind} in {folder} is damaged ({fault}); it is made again.", stacklevel=2)
+            shutil.rmtree(folder)
+        work.mkdir(exist_ok=True)
+        make(work)
+        _write_manifest(work, key)
+        os.replace(work, folder)
+    return folder
+
+
+def _write_manifest(folder: Path, key: Mapping[str, Any]) -> None:
+    files = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    (folder / MANIFEST).write_text(json.dumps({"key": dict(key), "files": files}, indent=1), encoding="utf-8")
+
+
+def find_fault(folder: Path) -> str | None:
+    """What is wrong with a finished artifact, in a few words, or ``None``."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its manifest is missing or unreadable"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{name} has the wrong size"
+        if sha256_file(path) != expected["sha256"]:
+            return f"the content of {name} has changed"
+    return None
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Keep the state of unfinished work in ``folder``: tensors, and notes that JSON can hold.
+
+    ``latest.json`` names the newest checkpoint and is replaced only when that is completely on disk; the older one
+    is removed after that. So at every moment there is a whole checkpoint to go on from.
+
+    Raises:
+        CacheError: the disk is full or read-only; the older checkpoint is still there.
+    """
+    path = folder / f"checkpoint-{step}.safetensors"
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), temporary)
+    with atomic_path(folder / LATEST) as temporary:
+        pointer = {"file": path.name, "sha256": sha256_file(path), "notes": dict(notes)}
+        temporary.write_text(json.dumps(pointer), encoding="utf-8")
+    for old in folder.glob("checkpoint-*.safetensors"):
+        if old != path:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and notes of the newest checkpoint in ``folder``; ``None`` if there is none, or only a damaged one."""
+    if not (folder / LATEST).exists():
+        return None
+    try:
+        pointer = json.loads((folder / LATEST).read_text(encoding="utf-8"))
+        path = folder / pointer["file"]
+        if sha256_file(path) == pointer["sha256"]:
+            return load_file(path), pointer["notes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    warnings.warn(f"The checkpoint in {folder} is damaged: the work starts from the beginning.", stacklevel=2)
+    return None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove what :func:`save_checkpoint` left, once the work is done."""
+    for path in [*folder.glob("checkpoint-*.safetensors"), folder / LATEST]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""How is text drawn? Batched continuations, greedy or sampled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from hyperfit_course.models import context_length
+
+PROMPT_TOKENS = 32
+"""Tokens of context that a continuation starts from, as in Carlsson et al. (2025)."""
+NEW_TOKENS = 96
+"""Tokens generated after it; the type-token ratio of Carlsson et al. (2025) is taken over the last 96."""
+
+
+class _Progress(StoppingCriteria):
+    """Moves a bar by one a generated token, and never stops anything."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.bar.update()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+@torch.inference_mode()
+def continue_prompts(
+    model: PreTrainedModel,
+    prompts: Tensor,
+    max_new_tokens: int = NEW_TOKENS,
+    *,
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    logits_processor: LogitsProcessorList | None = None,
+    progress: str | None = None,
+) -> Tensor:
+    """Continuations of exactly ``max_new_tokens`` tokens for a batch of prompts.
+
+    The end-of-text token is forbidden, so that all continuations have one length and can be compared: a model that
+    stops early would otherwise look less repetitive than it is.
+
+    Args:
+        model: any causal language model.
+        prompts: token ids, shape (n, prompt length). All prompts have one length, so nothing is padded.
+        sample: draw from the distribution; otherwise take the most probable token (greedy decoding).
+        temperature, top_p: of the sampling; without ``sample`` they are not used.
+        seed: of the sampling.
+        logits_processor: further changes of the logits, applied at each step.
+        progress: label of a progress bar; no bar without it.
+
+    Returns:
+        Token ids, shape (n, max_new_tokens), on the CPU, without the prompts.
+
+    Raises:
+        ValueError: the prompts are empty, or prompt and continuation exceed the model's context.
+    """
+    if prompts.ndim != 2 or prompts.numel() == 0:
+        raise ValueError(f"Prompts are token ids of shape (n, length), with at least one, not {tuple(prompts.shape)}.")
+    if prompts.shape[1] + max_new_tokens > context_length(model):
+        raise ValueError(
+            f"A prompt of {prompts.shape[1]} tokens and {max_new_tokens} new ones exceed the model's context of "
+            f"{context_length(model)}: ask for fewer."
+        )
+    # A fresh configuration: instruct models carry sampling defaults that would change what is measured.
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=max_new_tokens,
+        do_sample=sample,
+        eos_token_id=model.generation_config.eos_token_id if model.generation_config else None,
+        pad_token_id=0,  # never written, since all rows end together; transformers wants one
+        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}),
+    )
+    was_training = model.training
+    model.eval()
+    if sample:
+        torch.manual_seed(seed)
+    prompts = prompts.to(model.device)
+    with tqdm(total=max_new_tokens, desc=progress, unit="token", disable=progress is None) as bar:
+        output = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            generation_config=config,
+            logits_processor=logits_processor,
+            stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
+        )
+    model.train(was_training)
+    return output[:, prompts.shape[1] :].cpu()

@@ -1,0 +1,122 @@
+"""Why is this fast? The loss of a language model without its table of logits.
+
+With 49,152 tokens in the vocabulary, the logits of 1,000 positions are 200 MB, and a plain cross-entropy makes
+several copies of that. The functions here go through the positions in chunks. For each chunk they compute the
+logits, the loss *and* its gradient, and then forget the logits. Only the gradients with respect to the hidden
+states and to the head's weight are kept, and both are small.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+CHUNK = 256
+"""Positions a chunk: 256 x 49,152 float32 logits are 50 MB, small enough to be reused and large enough for a
+fast matrix product."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of ``hidden @ weight.T``, with the gradient computed in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        device = hidden.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
+        h, w = hidden.to(dtype), weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.promote_types(torch.float32, hidden.dtype))
+        # The gradients stay unscaled (every entry of softmax - one-hot lies in [-1, 1]) until backward divides
+        # by the number of positions: divided here, they would underflow in float16.
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(h), chunk):
+                part, goal = h[start : start + chunk], targets[start : start + chunk, None]
+                logits = (part @ w.T).to(total.dtype)
+                log_total = logits.logsumexp(dim=-1, keepdim=True)
+                total += (log_total - logits.gather(-1, goal)).sum()
+                probabilities = logits.sub_(log_total).exp_()
+                error = probabilities.scatter_add_(-1, goal, -torch.ones_like(log_total)).to(dtype)
+                grad_hidden[start : start + chunk] = error @ w
+                if dtype == weight.dtype:
+                    grad_weight.addmm_(error.T, part)  # in place: no second table of the head's size
+                else:
+                    grad_weight += error.T @ part
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total / len(h)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_output / len(grad_hidden)
+        return (grad_hidden * scale).to(grad_hidden.dtype), (grad_weight * scale).to(grad_weight.dtype), None, None
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Mean cross-entropy of a linear head, without ever holding all logits.
+
+    Equal to ``F.cross_entropy(hidden @ weight.T, targets)`` up to rounding, in value and in gradients. Under
+    autocast the matrix products run in the lower precision; sums are kept in float32.
+
+    Args:
+        hidden: final hidden states, shape (n, d).
+        weight: of the language-model head, shape (vocabulary, d).
+        targets: token ids, shape (n,).
+        chunk: positions a chunk.
+
+    Returns:
+        The loss in nats, a scalar.
+
+    Raises:
+        ValueError: there is no position, or the shapes do not fit.
+    """
+    if (
+        hidden.ndim != 2
+        or len(hidden) == 0
+        or targets.shape != hidden.shape[:1]
+        or weight.shape[1:] != hidden.shape[1:]
+    ):
+        raise ValueError(
+            f"Expected hidden (n, d) with n > 0, weight (vocabulary, d) and targets (n,), not {tuple(hidden.shape)}, "
+            f"{tuple(weight.shape)} and {tuple(targets.shape)}."
+        )
+    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk)
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are nothing but ``hidden @ weight.T``, tried on a few tokens.
+
+    False for models that add a bias, scale the logits or cap them softly (Gemma 2): these need the plain loss.
+    """
+    head, body = model.get_output_embeddings(), model.base_model
+    if head is None or body is model or getattr(head, "bias", None) is not None:
+        return False
+    ids = torch.arange(8, device=model.device)[None]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        plain = body(input_ids=ids, use_cache=False)[0] @ head.weight.T
+    model.train(was_training)
+    return logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-3, atol=1e-3)
+
+
+def next_token_loss(model: PreTrainedModel, blocks: Tensor, plain_head: bool) -> Tensor:
+    """Mean loss of predicting each token of the blocks from those before it, in nats.
+
+    Args:
+        model: a causal language model.
+        blocks: token ids, shape (n, block size).
+        plain_head: what :func:`has_plain_head` says of the model; if so, the chunked loss is used.
+    """
+    targets = blocks[:, 1:].reshape(-1)
+    if plain_head:
+        hidden = model.base_model(input_ids=blocks, use_cache=False)[0][:, :-1]
+        return linear_cross_entropy(hidden.flatten(0, 1), model.get_output_embeddings().weight, targets)
+    logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets)

@@ -1,0 +1,132 @@
+"""Which model, and where? Loading a causal language model and its tokenizer by any of the usual names."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from hyperfit_course.artifacts import artifact, sha256_file
+from hyperfit_course.assets import fetch
+
+EMBEDDED = "SmolLM2-135M-Instruct"
+"""The model of the course: 30 blocks, width 576, 49,152 tokens, from the file that the asset ``model`` names."""
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded; the message says why and what to do."""
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def load_model(
+    name: str | Path | None = None, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in float32 and evaluation mode, with its tokenizer.
+
+    No code that comes with a model is ever run (``trust_remote_code`` stays off), and weights are read from
+    safetensors or GGUF files only, never from pickles.
+
+    Args:
+        name: nothing for the embedded model (fetched and de-quantised on the first call); else a local folder,
+            a GGUF file, or the id of a model on the Hugging Face hub.
+        device: where to put it; :func:`best_device` by default.
+
+    Raises:
+        ModelError: the name leads to no model that can be loaded.
+        AssetError, CacheError: the embedded model cannot be fetched or kept.
+    """
+    path = fetch("model") if name is None else Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"There is no file {path}: check the path of the GGUF model.")
+        path = _dequantised(path)
+    elif path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"The folder {path} holds no model (no config.json): name the folder of a saved model.")
+    source = str(path) if path.is_dir() else str(name)
+    try:
+        with _no_progress_bars():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelError(_why_not(source, path, error)) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to(torch.device(device or best_device()))
+    return model.eval(), tokenizer
+
+
+def _why_not(source: str, path: Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if path.is_dir():
+        return f"The folder {path} holds no model that transformers can load from safetensors ({reason})."
+    return (
+        f"The model {source!r} is neither a folder here nor to be had from the Hugging Face hub: check the spelling "
+        f"and the network, or leave the name out to get the embedded {EMBEDDED} ({reason})."
+    )
+
+
+def _dequantised(gguf: Path) -> Path:
+    """Folder with the float32 safetensors of a GGUF file, made once (half a minute for 135M parameters)."""
+
+    def make(folder: Path) -> None:
+        print(f"De-quantising {gguf.name} to float32, once (about half a minute) ...", flush=True)
+        try:
+            with _no_progress_bars():
+                quantised = AutoModelForCausalLM.from_pretrained(
+                    str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+                )
+                tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        except Exception as error:  # transformers and gguf raise many kinds for a broken file
+            raise ModelError(f"The file {gguf} is no GGUF model that transformers can read ({error}).") from error
+        # transformers refuses to save what came from a GGUF file: move the weights to a model without that mark.
+        config = copy.deepcopy(quantised.config)
+        del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config)
+        model.load_state_dict(quantised.state_dict())
+        model.generation_config = quantised.generation_config
+        with _no_progress_bars():
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return artifact("models", {"gguf": sha256_file(gguf), "dtype": "float32"}, make)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence the loading bars of transformers, and only while loading."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 over names and values of all weights: equal for equal models, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Most tokens that the model can read at once, as its configuration says (GPT-2 calls it ``n_positions``)."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 1 << 30)

@@ -1,0 +1,96 @@
+"""What does it look like? The figures of the chapters, in one style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+plt.style.use(str(files("hyperfit_course") / "hyperfit.mplstyle"))
+
+MODEL_COLOURS = {"base": "#0072B2", "hyperfitted": "#D55E00", "human": "#555555"}
+
+
+def history_figure(history: pd.DataFrame) -> Figure:
+    """Training run: both losses on the left, repetition of the greedy continuations on the right.
+
+    Args:
+        history: from :func:`~hyperfit_course.training.hyperfit`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    evaluated = history.dropna(subset=["train_loss"])
+    left.plot(evaluated["epoch"], evaluated["train_loss"], marker="o", label="training texts")
+    left.plot(evaluated["epoch"], evaluated["validation_loss"], marker="s", label="other texts (validation)")
+    left.set(xlabel="epoch", ylabel="loss (nats a token)", title="The loss", ylim=(0, None))
+    right.plot(evaluated["epoch"], evaluated["ttr"], marker="o", label="type-token ratio")
+    right.plot(evaluated["epoch"], evaluated["bigram_repetition"], marker="s", label="bigram repetition")
+    right.set(xlabel="epoch", ylabel="share", title="Greedy continuations", ylim=(0, 1))
+    for axes in (left, right):
+        axes.legend(loc="best")
+    return figure
+
+
+def repetition_figure(frames: Mapping[str, pd.DataFrame], column: str, label: str) -> Figure:
+    """One dot a prompt and the mean, for each model.
+
+    Args:
+        frames: a name and the output of :func:`~hyperfit_course.metrics.repetition_frame` for each model.
+        column: of the frames.
+        label: what the column holds, for the axis.
+    """
+    rows = pd.concat([frame.assign(model=name) for name, frame in frames.items()])
+    colours = [MODEL_COLOURS.get(name, "#009E73") for name in frames]
+    figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.7 * len(frames)))
+    sns.stripplot(
+        rows, x=column, y="model", hue="model", palette=colours, legend=False, alpha=0.6, jitter=0.25, ax=axes
+    )
+    means = [frame[column].mean() for frame in frames.values()]
+    axes.scatter(means, range(len(frames)), marker="|", s=600, linewidths=3, color="black", zorder=3, label="mean")
+    axes.set(xlabel=label, ylabel="", xlim=(-0.02, 1.02))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def top_token_figure(probabilities: Mapping[str, Tensor], names: Sequence[Sequence[str]]) -> Figure:
+    """The most probable next tokens after one context, one panel a model.
+
+    Args:
+        probabilities: for each model the probabilities of its top tokens, largest first, shape (k,).
+        names: for each model the tokens as text.
+    """
+    figure, axes = plt.subplots(1, len(probabilities), figsize=(9, 3.6), sharex=True)
+    for panel, (model, values), labels in zip(np.atleast_1d(axes), probabilities.items(), names, strict=True):
+        panel.barh(range(len(values)), values.tolist(), color=MODEL_COLOURS.get(model, "#009E73"))
+        panel.set_yticks(range(len(values)), [repr(label)[1:-1].replace("$", r"\$") for label in labels])
+        panel.invert_yaxis()
+        panel.set(xlabel="probability", title=model, xlim=(0, 1))
+        panel.grid(axis="y", visible=False)
+    return figure
+
+
+def entropy_figure(entropies: Mapping[str, Tensor]) -> Figure:
+    """How sharp the next-token distributions are, over many positions of texts that no model was trained on.
+
+    Args:
+        entropies: for each model one entropy a position, in nats, shape (n,).
+    """
+    figure, axes = plt.subplots()
+    highest = max(float(values.max()) for values in entropies.values())
+    for name, values in entropies.items():
+        axes.hist(
+            values.numpy(),
+            bins=np.linspace(0, highest, 40).tolist(),
+            histtype="step",
+            linewidth=2,
+            color=MODEL_COLOURS.get(name),
+            label=name,
+        )
+    axes.set(xlabel="entropy of the next-token distribution (nats)", ylabel="positions")
+    axes.legend()
+    return figure

@@ -1,0 +1,524 @@
+"""The notebook pipeline, on a small course that is made for each test."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import nbformat
+import notebooks
+import pytest
+from nbformat import NotebookNode
+from notebook_pipeline.generate import generate, read
+from notebook_pipeline.markdown import Page, Site
+from notebook_pipeline.outputs import final_screen, normalize
+from notebook_pipeline.project import PipelineError, Project
+
+ROOT = Path(__file__).resolve().parent.parent
+
+HEADER = """\
+---
+jupytext: {text_representation: {extension: .md, format_name: myst}}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+
+"""
+
+CHAPTER = (
+    HEADER
+    + """\
+# One: a question
+
+Written by {cite:t}`holtzman2020`.
+
+```{code-cell} ipython3
+:tags: [nbval-check-output]
+
+from hyperfit_course import answer
+
+answer()
+```
+
+```{code-cell} ipython3
+import json
+import os
+from pathlib import Path
+
+Path("ran.txt").write_text("a cell of this notebook ran")
+if claims := os.environ.get("HYPERFIT_CLAIMS"):
+    Path(claims).write_text(json.dumps({"answer": answer()}))
+```
+
+```{code-cell} ipython3
+:tags: [raises-exception]
+
+raise ValueError("on purpose")
+```
+"""
+)
+
+FILES = {
+    "_toc.yml": """\
+format: jb-book
+root: book/intro
+chapters:
+- file: book/01_one
+- file: book/02_two
+- file: book/bibliography
+""",
+    "book/intro.md": "# The course\n\nFirst {doc}`01_one`.\n",
+    "book/01_one.md": CHAPTER,
+    "book/02_two.md": HEADER + "(a-section)=\n# Two\n\nSee {doc}`01_one`.\n\n```{code-cell} ipython3\nprint(2)\n```\n",
+    "book/bibliography.md": "# Sources\n\n```{bibliography}\n```\n",
+    "book/figure.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "book/references.bib": """\
+@inproceedings{holtzman2020, title={A}, author={Holtzman, Ari and Buys, Jan and Choi, Yejin}, year={2020},
+  booktitle={B}, url={https://arxiv.org/abs/1904.09751}}
+@article{two2021, title={C}, author={M{\\"u}ller, Ann and Bee, Cy}, year={2021}, journal={D}, doi={10.1/2}}
+""",
+    "hyperfit_course/__init__.py": "def answer():\n    return 41\n",
+    "results/seeds.json": "{}",
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small course whose notebooks are executed and published, once for all tests."""
+    root = tmp_path_factory.mktemp("published")
+    for name, text in FILES.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    shutil.copy(ROOT / "_config.yml", root)
+    for folder in ("book/_ext", "book/_static"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(root))
+        assert run(root, "execute") == 0
+    assert run(root, "publish") == 0
+    return root
+
+
+@pytest.fixture
+def course(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a copy of the published course, whose library kernels import."""
+    root = tmp_path / "course"
+    shutil.copytree(published, root)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    return root
+
+
+def run(root: Path, *arguments: str) -> int:
+    """Run the command line on a course."""
+    return notebooks.main(["--root", str(root), *arguments])
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Replace a text that must be in a file."""
+    text = path.read_text("utf8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf8")
+
+
+def edit_cell(root: Path, number: int, **changes: object) -> None:
+    """Change a code cell (the set-up cell is number 0) of the first chapter's committed notebook."""
+    path = root / "book/01_one.ipynb"
+    notebook = read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[number].update(changes)
+    nbformat.write(notebook, path)
+
+
+# Generating
+
+
+def test_generation_is_deterministic_and_valid(course: Path) -> None:
+    source = course / "book/01_one.md"
+    texts = {nbformat.writes(generate(Site(Project(course)), source)) for _ in range(2)}
+    assert len(texts) == 1
+    notebook = nbformat.reads(texts.pop(), as_version=4)
+    nbformat.validate(notebook)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+def test_the_repository_address_is_in_one_place(course: Path) -> None:
+    replace(course / "_config.yml", "your-org/hyperfit-course", "fork/course")
+    text = nbformat.writes(generate(Site(Project(course)), course / "book/01_one.md"))
+    assert "your-org" not in text
+    assert "colab.research.google.com/github/fork/course/blob/main/book/01_one.ipynb" in text
+    assert "git+https://github.com/fork/course@main" in text
+
+
+def test_a_figure_of_a_code_cell_keeps_its_caption(course: Path) -> None:
+    figure = "---\nmystnb:\n  figure: {name: drawn, caption: 'A {term}`line`'}\n---\n\ndraw()"
+    text = f"# Title\n\nSee {{numref}}`drawn`.\n\n```{{code-cell}}\n{figure}\n```"
+    (course / "book/02_two.md").write_text(HEADER + text + "\n\n(a-section)=\n## Part\n", "utf8")
+    cells = generate(Site(Project(course)), course / "book/02_two.md").cells
+    assert [cell.source for cell in cells[2:5]] == ["See Figure 1.", "draw()", "**Figure 1.** A line"]
+
+
+def setup_code(course: Path) -> str:
+    """The set-up cell of a generated notebook."""
+    return generate(Site(Project(course)), course / "book/01_one.md").cells[1].source
+
+
+def test_set_up_does_nothing_outside_colab(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("outside Colab nothing may be installed"))
+    exec(setup_code(course), {})
+
+
+def test_set_up_installs_in_colab_and_says_why_it_could_not(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def no_network(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "no network")
+
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", no_network)
+    with pytest.raises(RuntimeError, match="no network"):
+        exec(setup_code(course), {})
+    assert commands[0][-1] == "git+https://github.com/your-org/hyperfit-course@main"
+
+
+# MyST to Markdown
+
+RAW = "https://raw.githubusercontent.com/your-org/hyperfit-course/main/book"
+
+CONVERSIONS = {
+    "plain": ("# Title\n\nText with `code`, $x$ and *more*.", "# Title\n\nText with `code`, $x$ and *more*."),
+    "note": (":::{note}\nText\n:::", "> **Note**\n>\n> Text"),
+    "note on its first line": ("```{tip} Text\n```", "> **Tip**\n>\n> Text"),
+    "see also": ("```{seealso}\nText\n```", "> **See also**\n>\n> Text"),
+    "titled": (":::{admonition} A {math}`t`\n:class: tip\nText\n:::", "> **A $t$**\n>\n> Text"),
+    "dropdown": (
+        "```{hint}\n:class: dropdown\nText\n```",
+        "<details>\n<summary><b>Hint</b></summary>\n\nText\n\n</details>",
+    ),
+    "code in a summary": (
+        ":::{dropdown} What is `x`?\nText\n:::",
+        "<details>\n<summary><b>What is <code>x</code>?</b></summary>\n\nText\n\n</details>",
+    ),
+    "nested": ("::::{note}\n:::{tip}\nA\n:::\nB\n::::", "> **Note**\n>\n> > **Tip**\n> >\n> > A\n>\n> B"),
+    "backticks in colons": (
+        "::::::{note}\n```python\nx = 1\n```\n::::::",
+        "> **Note**\n>\n> ```python\n> x = 1\n> ```",
+    ),
+    "in a list": (
+        "- one\n  ```{note}\n  Text\n  ```\n- two",
+        "- one\n\n  > **Note**\n  >\n  > Text\n\n- two",
+    ),
+    "touching text": ("A\n:::{note}\nB\n:::\nC", "A\n\n> **Note**\n>\n> B\n\nC"),
+    "figure": (
+        "```{figure} figure.svg\n:name: f\n:alt: What is shown\nA *caption*.\n```\n\nSee {numref}`f`.",
+        f"![What is shown]({RAW}/figure.svg)\n\n**Figure 1.** A *caption*.\n\nSee Figure 1.",
+    ),
+    "image": ("![alt](figure.svg)", f"![alt]({RAW}/figure.svg)"),
+    "image directive": ("```{image} /book/figure.svg\n:alt: alt\n```", f"![alt]({RAW}/figure.svg)"),
+    "dark twin": ("```{image} figure.svg\n:class: only-dark\n```", ""),
+    "math": ("```{math}\nx\n```", "$$\nx\n$$"),
+    "labelled math": ("```{math}\n:label: e\nx\n```\n\nIn {eq}`e`.", "$$\nx\n\\tag{1}\n$$\n\nIn (1)."),
+    "dollar label": ("$$\nx\n$$ (e)\n\nIn {eq}`e`.", "$$\nx\n\\tag{1}\n$$\n\nIn (1)."),
+    "align": ("\\begin{align}\nx\n\\end{align}", "$$\n\\begin{aligned}\nx\n\\end{aligned}\n$$"),
+    "theorem": (
+        "```{prf:theorem} Name\n:label: t\nText\n```\n\nBy {prf:ref}`t`.",
+        "> **Theorem 1 (Name)**\n>\n> Text\n\nBy Theorem 1.",
+    ),
+    "proof": ("```{prf:proof}\nText\n```", "> *Proof.* Text ∎"),
+    "exercise": (
+        "```{exercise} Name\n:label: x\nText\n```\n\n```{solution} x\nDone\n```",
+        "> **Exercise 1: Name**\n>\n> Text\n\n"
+        "<details>\n<summary><b>Solution to Exercise 1</b></summary>\n\nDone\n\n</details>",
+    ),
+    "gated": (
+        "```{exercise-start}\n:label: x\n```\n\nText\n\n```{exercise-end}\n```",
+        "**Exercise 1**\n\nText",
+    ),
+    "margin": ("```{margin}\nText\n```", "> Text"),
+    "sidebar": ("```{sidebar} Title\nText\n```", "> **Title**\n>\n> Text"),
+    "tabs": (
+        "::::{tab-set}\n:::{tab-item} A\na\n:::\n:::{tab-item} B\nb\n:::\n::::",
+        "**A**\n\na\n\n\n**B**\n\nb",
+    ),
+    "cards": (
+        "::::{grid} 2\n:::{grid-item-card} One\n:link: 01_one\n:link-type: doc\nText\n:::\n::::",
+        "**[One](01_one.ipynb)**\n\nText",
+    ),
+    "list table": (
+        "```{list-table}\n:header-rows: 1\n* - a\n  - b\n* - 1\n  - {math}`x`\n```",
+        "| a | b |\n| --- | --- |\n| 1 | $x$ |",
+    ),
+    "table cells": ("| a | b |\n|---|---|\n| {math}`x` | {math}`x` |", "| a | b |\n|---|---|\n| $x$ | $x$ |"),
+    "citations": (
+        "{cite}`holtzman2020,two2021`",
+        "([Holtzman et al., 2020](https://arxiv.org/abs/1904.09751); [Müller & Bee, 2021](https://doi.org/10.1/2))",
+    ),
+    "citation in a sentence": ("{cite:t}`two2021`", "[Müller & Bee (2021)](https://doi.org/10.1/2)"),
+    "role in code stays": ("``{cite}`nothing` ``", "``{cite}`nothing` ``"),
+    "two roles, two lines": ("a {term}`b` and {math}`c`\nd {term}`e f <e>`.", "a b and $c$\nd e f."),
+    "quoted roles": ("> a {math}`x`\n> b {math}`y`", "> a $x$\n> b $y$"),
+    "page": (
+        "{doc}`01_one` or {doc}`that <01_one>`",
+        "[One: a question](01_one.ipynb) or [that](01_one.ipynb)",
+    ),
+    "link to a page": (
+        "[text](01_one.md#part) and [](intro.md)",
+        "[text](01_one.ipynb) and [The course](intro.md)",
+    ),
+    "link to a file": (
+        "[library](../hyperfit_course/__init__.py)",
+        "[library](https://github.com/your-org/hyperfit-course/blob/main/hyperfit_course/__init__.py)",
+    ),
+    "formula in a link": ("[a {math}`x`](01_one.md)", "[a $x$](01_one.ipynb)"),
+    "section here": (
+        "(here)=\n## Part\n\nSee {ref}`here` and [this](#here).",
+        "## Part\n\nSee Part and this.",
+    ),
+    "section elsewhere": ("See {ref}`a-section`.", "See [Two](02_two.ipynb)."),
+    "footnote": ("A[^1].\n\n[^1]: B {math}`x`.", "A<sup>1</sup>.\n\n<sup>1</sup> B $x$."),
+    "definition list": ("Term\n: What {math}`x` is", "- **Term**\n  What $x$ is"),
+    "comment": ("a\n\n% not for readers\n\nb", "a\n\n\n\nb"),
+}
+
+
+def convert(course: Path, text: str, page: str = "book/03_new.md") -> str:
+    """MyST on a page of its own, in plain Markdown."""
+    (course / page).write_text(HEADER + text + "\n", "utf8")
+    replace(course / "_toc.yml", "- file: book/02_two", "- file: book/02_two\n- file: book/03_new")
+    return "\n\n".join(cell.source for cell in Page(Site(Project(course)), course / page).cells())
+
+
+@pytest.mark.parametrize(("myst", "markdown"), CONVERSIONS.values(), ids=CONVERSIONS)
+def test_conversion(course: Path, myst: str, markdown: str) -> None:
+    converted = convert(course, myst)
+    blank_lines_apart = [line for line in converted.split("\n") if line]
+    assert blank_lines_apart == [line for line in markdown.split("\n") if line]
+
+
+def test_blank_lines_keep_blocks_apart(course: Path) -> None:
+    assert convert(course, CONVERSIONS["touching text"][0]) == CONVERSIONS["touching text"][1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```{no-such-directive}\n```",
+        "A {no-such-role}`x`.",
+        "{cite}`nobody1999`",
+        "{ref}`no-such-label`",
+        "{doc}`no_such_page`",
+        "[text](no_such_file.py)",
+        "![alt](no_such_image.png)",
+        "![alt](https://example.org/remote.png)",
+        "<img src='figure.svg'>",
+        "```{code-block}\n:::{no-such-directive}\n```\n\n:::{note}\n:::{no-such-directive}\n:::\n:::",
+    ],
+)
+def test_what_cannot_be_shown_is_an_error_with_its_place(course: Path, text: str) -> None:
+    with pytest.raises(PipelineError, match=r"^book/03_new\.md:\d+: "):
+        convert(course, text)
+
+
+def test_an_error_names_the_line(course: Path) -> None:
+    text = "# Title\n\nText\n\n::::{note}\n:class: tip\n\nA\nline {no-such-role}`x`\n::::"
+    with pytest.raises(PipelineError, match=rf"^book/03_new\.md:{HEADER.count(chr(10)) + 9}: .*no-such-role"):
+        convert(course, text)
+
+
+# Outputs
+
+
+def test_progress_bars_keep_their_last_state() -> None:
+    bar = "".join(f"\r{n:3d}%|{'#' * (n // 10):10s}| {n}/100" for n in range(101))
+    assert final_screen(bar + "\ndone\n") == "100%|##########| 100/100\ndone\n"
+
+
+def test_nested_progress_bars_keep_one_line_each() -> None:
+    text = "\router 0%\n\rinner 0%\x1b[A\n\rinner 99%\x1b[A\router 99%\n"
+    assert final_screen(text).split("\n")[:2] == ["outer 99%", "inner 99%"]
+
+
+def test_a_bar_goes_on_after_other_output(tmp_path: Path) -> None:
+    def stream(name: str, text: str) -> NotebookNode:
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    outputs = [
+        stream("stderr", "\r 0%"),
+        stream("stdout", "epoch 1\n"),
+        stream("stderr", "\r99%"),
+        stream("stderr", "\n"),
+    ]
+    cell = nbformat.v4.new_code_cell("", outputs=outputs)
+    normalize(cell, tmp_path)
+    assert [output.text for output in cell.outputs] == ["99%", "epoch 1\n"]
+
+
+def test_outputs_do_not_tell_where_files_lie(tmp_path: Path) -> None:
+    text = f"{tmp_path}/book/x.py:1: UserWarning\n/tmp/ipykernel_12/34.py:5: UserWarning"
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("stream", name="stderr", text=text)])
+    normalize(cell, tmp_path)
+    assert cell.outputs[0].text == "book/x.py:1: UserWarning\n<cell>:5: UserWarning"
+
+
+# Executing and publishing
+
+
+def test_unchanged_notebooks_are_skipped(course: Path, capsys: pytest.CaptureFixture) -> None:
+    (course / "book/ran.txt").unlink()
+    replace(course / "book/01_one.md", "Written by", "Rewritten by")
+    assert run(course, "execute") == 0
+    assert run(course, "publish") == 0
+    assert not (course / "book/ran.txt").exists()
+    assert "01_one.md: nothing changed" in capsys.readouterr().out
+    assert "Rewritten by" in (course / "book/01_one.ipynb").read_text("utf8")
+    assert run(course, "check") == 0
+
+
+def test_claims_are_recorded_but_change_no_key(course: Path) -> None:
+    assert json.loads((course / "results/claims.json").read_text()) == {"answer": 41}
+    (course / "book/ran.txt").unlink()
+    (course / "results/claims.json").write_text("{}")
+    assert run(course, "execute", "01_one") == 0
+    assert not (course / "book/ran.txt").exists()
+
+
+@pytest.mark.parametrize("changed", ["hyperfit_course/data.txt", "results/seeds.json"])
+def test_a_changed_input_executes_again(course: Path, changed: str) -> None:
+    (course / "book/ran.txt").unlink()
+    (course / changed).write_text("changed")
+    assert run(course, "publish") == 1
+    assert run(course, "execute", "01_one") == 0
+    assert (course / "book/ran.txt").exists()
+
+
+def test_a_failing_cell_is_shown_and_leaves_nothing(course: Path, capsys: pytest.CaptureFixture) -> None:
+    replace(course / "hyperfit_course/__init__.py", "return 41", "return 1 / 0")
+    before = (course / "_build/executed/book/01_one.ipynb").read_bytes()
+    assert run(course, "execute", "01_one") == 1
+    message = capsys.readouterr().err
+    for part in ("book/01_one.md: code cell 2 failed", "answer()", "ZeroDivisionError"):
+        assert part in message
+    assert (course / "_build/executed/book/01_one.ipynb").read_bytes() == before
+    assert not list(course.rglob("*.unfinished"))
+
+
+def test_executed_notebooks_hold_nothing_of_the_machine(course: Path) -> None:
+    notebook = read(course / "book/01_one.ipynb")
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "hyperfit"}
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+
+
+# Checking
+
+
+def test_published_notebooks_pass(course: Path) -> None:
+    assert run(course, "check") == 0
+
+
+@pytest.mark.parametrize(("old", "new"), [("answer()\n```", "answer() + 1\n```"), ("Written by", "Rewritten by")])
+def test_an_edited_text_fails_until_regenerated(
+    course: Path, capsys: pytest.CaptureFixture, old: str, new: str
+) -> None:
+    replace(course / "book/01_one.md", old, new)
+    assert run(course, "check") == 1
+    message = capsys.readouterr().err
+    assert "book/01_one.ipynb: not what 01_one.md gives now; run `make notebooks`" in message
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "message"),
+    [
+        (1, {"outputs": []}, "tagged nbval-check-output but has no output"),
+        (1, {"execution_count": None}, "was not executed"),
+        (1, {"execution_count": 7}, "was executed as number 7"),
+        (
+            2,
+            {"outputs": [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]},
+            "ends in an error",
+        ),
+    ],
+)
+def test_damaged_outputs_fail(
+    course: Path, capsys: pytest.CaptureFixture, number: int, changes: dict, message: str
+) -> None:
+    edit_cell(course, number, **changes)
+    assert run(course, "check") == 1
+    assert f"book/01_one.ipynb: code cell {number + 1} {message}" in capsys.readouterr().err.replace(
+        "is tagged", "tagged"
+    )
+
+
+def test_missing_and_orphaned_notebooks_fail(course: Path, capsys: pytest.CaptureFixture) -> None:
+    (course / "solutions").mkdir()
+    (course / "book/01_one.ipynb").rename(course / "solutions/01_other.ipynb")
+    assert run(course, "check") == 1
+    message = capsys.readouterr().err
+    assert "book/01_one.ipynb: missing" in message
+    assert "solutions/01_other.ipynb: no text notebook beside it" in message
+
+
+def test_a_chapter_may_not_grow_without_end(course: Path, capsys: pytest.CaptureFixture) -> None:
+    path = course / "book/02_two.ipynb"
+    notebook = read(path)
+    notebook.cells += [nbformat.v4.new_code_cell("x = '" + "y" * 90_000 + "'") for _ in range(25)]
+    nbformat.write(notebook, path)
+    assert run(course, "check") == 1
+    message = capsys.readouterr().err
+    assert "26 code cells, more than 25" in message
+    assert "2.3 MB, more than 2 MB" in message
+
+
+# Together with Jupyter Book and nbval
+
+
+def command(course: Path, program: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a program of this environment in a course."""
+    line = [str(Path(sys.executable).with_name(program)), *arguments]
+    return subprocess.run(line, cwd=course, capture_output=True, text=True, timeout=120)
+
+
+def test_a_seeded_book_executes_nothing_and_shows_new_outputs(course: Path) -> None:
+    (course / "book/ran.txt").unlink()
+    for answer in ("41", "4242"):
+        edit_cell(
+            course,
+            1,
+            outputs=[nbformat.v4.new_output("execute_result", {"text/plain": answer}, execution_count=2)],
+        )
+        assert run(course, "seed", "--from", "committed") == 0
+        build = command(course, "jupyter-book", "build", ".", "-W", "--keep-going", "-q")
+        assert build.returncode == 0, build.stderr
+        assert not (course / "book/ran.txt").exists()
+        assert f">{answer}\n" in (course / "_build/html/book/01_one.html").read_text("utf8")
+
+
+def test_seeding_refuses_outputs_of_other_code(course: Path, capsys: pytest.CaptureFixture) -> None:
+    replace(course / "book/01_one.md", "answer()\n```", "answer() + 1\n```")
+    assert run(course, "seed", "--from", "committed") == 1
+    assert "book/01_one.ipynb does not match its text" in capsys.readouterr().err
+
+
+def test_nbval_notices_a_broken_library(course: Path) -> None:
+    nbval = [
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "book/01_one.ipynb",
+    ]
+    assert command(course, *nbval).returncode == 0
+    replace(course / "hyperfit_course/__init__.py", "return 41", "return 40")
+    broken = command(course, *nbval)
+    assert broken.returncode == 1
+    assert "1 failed" in broken.stdout

@@ -1,0 +1,1 @@
+"""From text notebooks (`book/*.md`) to the executed notebooks beside them and to the book's outputs."""

@@ -1,0 +1,132 @@
+"""The notebook that a reader opens in Colab, GitHub or Jupyter, made from a text notebook."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from notebook_pipeline.markdown import Page, Site
+from notebook_pipeline.project import PipelineError, Project
+
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+PACKAGE = "hyperfit_course"
+COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+
+SETUP = """\
+# In Colab, this installs the course's library (about half a minute). Anywhere else it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("{package}") is None:
+    course = "git+https://github.com/{repository}@{branch}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", course]
+    pip = subprocess.run(command, capture_output=True, text=True)
+    if pip.returncode != 0:
+        raise RuntimeError(f"The course could not be installed: run this cell again.\\n{{pip.stderr}}")
+    importlib.invalidate_caches()
+"""
+
+
+def generate(site: Site, source: Path) -> NotebookNode:
+    """The notebook for a text notebook, without outputs. The same text always gives the same bytes."""
+    cells = Page(site, source).cells()
+    title, rest = split_title(site.project, source, cells)
+    body = [nbformat.v4.new_markdown_cell(rest)] if rest else []
+    for cell in cells[1:]:
+        body += [code_cell(cell), *figure_caption(cell)] if cell.cell_type == "code" else [cell]
+    header = nbformat.v4.new_markdown_cell(f"{title}\n\n{links(site.project, source)}")
+    notebook = nbformat.v4.new_notebook(
+        cells=[header, setup_cell(site.project), *body],
+        metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}},
+        nbformat_minor=5,
+    )
+    set_identifiers(notebook, site.project.name(source))
+    return notebook
+
+
+def split_title(project: Project, source: Path, cells: list[NotebookNode]) -> tuple[str, str]:
+    """The page's title line and what follows it in its first cell."""
+    if not cells or cells[0].cell_type != "markdown" or not cells[0].source.startswith("# "):
+        raise PipelineError(f"{project.name(source)}: a page starts with its title, `# ...`")
+    title, _, rest = cells[0].source.partition("\n")
+    return title, rest.strip("\n")
+
+
+def links(project: Project, source: Path) -> str:
+    """The badge that opens the notebook in Colab, and the way to its source."""
+    colab = project.colab_url(source.with_suffix(".ipynb"))
+    return f"[![Open in Colab]({COLAB_BADGE})]({colab}) [Source of this page]({project.blob_url(source)})"
+
+
+def setup_cell(project: Project) -> NotebookNode:
+    """The cell that installs the library in Colab and does nothing elsewhere."""
+    code = SETUP.format(package=PACKAGE, repository=project.repository, branch=project.branch)
+    return nbformat.v4.new_code_cell(code.rstrip())
+
+
+def code_cell(cell: NotebookNode) -> NotebookNode:
+    """A code cell of the page with the tags that Jupyter and nbval know."""
+    tags = cell.metadata.get("tags", [])
+    return nbformat.v4.new_code_cell(cell.source, metadata={"tags": tags} if tags else {})
+
+
+def figure_caption(cell: NotebookNode) -> list[NotebookNode]:
+    """The caption that the book shows below a code cell's figure, as a cell of its own."""
+    figure = cell.metadata.get("mystnb", {}).get("figure")
+    return [nbformat.v4.new_markdown_cell(figure["caption"])] if figure else []
+
+
+def set_identifiers(notebook: NotebookNode, name: str) -> None:
+    """Give every cell an id that depends only on the page and the cell's text: diffs stay small."""
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    for cell in notebook.cells:
+        key = (cell.cell_type, cell.source)
+        seen[key] += 1
+        cell.id = hashlib.sha256(repr((name, key, seen[key])).encode()).hexdigest()[:16]
+
+
+def page_code(notebook: NotebookNode) -> list[NotebookNode]:
+    """A generated notebook's code cells that are also in the text notebook: all but the set-up cell."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
+
+
+def generated_part(notebook: NotebookNode) -> list[dict[str, Any]]:
+    """Everything in a notebook that `generate` decides."""
+    return [
+        {
+            "id": cell.get("id"),
+            "type": cell.cell_type,
+            "source": cell.source,
+            "tags": cell.metadata.get("tags", []),
+        }
+        for cell in notebook.cells
+    ]
+
+
+def copy_outputs(old: NotebookNode, new: NotebookNode) -> None:
+    """Give a newly generated notebook the outputs of an executed one with the same code."""
+    old_code, new_code = ([cell for cell in nb.cells if cell.cell_type == "code"] for nb in (old, new))
+    for before, after in zip(old_code, new_code, strict=True):
+        after.execution_count, after.outputs = before.execution_count, before.outputs
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook file."""
+    return nbformat.read(path, as_version=4)
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write a notebook file whole or not at all, and only if that changes it."""
+    text = nbformat.writes(notebook) + "\n"
+    if path.exists() and path.read_text("utf8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text, "utf8")
+    unfinished.replace(path)

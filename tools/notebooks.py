@@ -1,0 +1,203 @@
+"""Turn the text notebooks (`book/*.md`) into the executed notebooks beside them and into the book's outputs.
+
+    execute   run every notebook whose code, library or recorded results changed; the others are skipped
+    publish   copy what was executed beside its source, for readers in Colab and on GitHub (authors only)
+    seed      give Jupyter Book the outputs, so that it executes nothing
+    check     fail, saying why, when a committed notebook is not what its source gives
+
+An author edits a `.md`, runs `make notebooks` (execute, then publish) and commits both files. `make book`
+runs execute and seed; `make html` seeds from the committed notebooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from myst_nb.core.read import read_myst_markdown_notebook
+from nbformat import NotebookNode
+from notebook_pipeline.execute import CLAIMS, execute, execution_key
+from notebook_pipeline.generate import copy_outputs, generate, generated_part, page_code, read, write
+from notebook_pipeline.markdown import Site
+from notebook_pipeline.project import PipelineError, Project
+
+MAX_CODE_CELLS = 25
+MAX_BYTES = 2_000_000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        return options.command(Project(options.root.resolve()), options)
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).resolve().parent.parent
+    parser.add_argument("--root", type=Path, default=here, help="the course (default: the one this script is in)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("execute", help="run the notebooks that changed")
+    command.add_argument("names", nargs="*", metavar="NAME", help="such as 02_hyperfitting (default: all)")
+    command.set_defaults(command=run_execute)
+
+    command = commands.add_parser("publish", help="copy executed notebooks beside their sources")
+    command.set_defaults(command=run_publish)
+
+    command = commands.add_parser("seed", help="give Jupyter Book the outputs, so that it executes nothing")
+    command.add_argument("--from", dest="origin", choices=["executed", "committed"], required=True)
+    command.add_argument("--build", type=Path, help="Jupyter Book's output folder (default: _build)")
+    command.set_defaults(command=run_seed)
+
+    command = commands.add_parser("check", help="fail when a committed notebook is not what its source gives")
+    command.set_defaults(command=run_check)
+    return parser.parse_args(arguments)
+
+
+def run_execute(project: Project, options: argparse.Namespace) -> int:
+    """Execute the notebooks whose outputs are out of date."""
+    site = Site(project)
+    sources = project.select(options.names)
+    for number, source in enumerate(sources, 1):
+        notebook = generate(site, source)
+        title = f"[{number}/{len(sources)}] {project.name(source)}"
+        earlier = up_to_date(project, source, notebook)
+        if earlier is None:
+            print(f"{title}: executing", flush=True)
+            started = time.monotonic()
+            execute(project, notebook, source)
+            print(f"{title}: done in {time.monotonic() - started:.0f} s", flush=True)
+        else:
+            print(f"{title}: nothing changed, not executed", flush=True)
+            copy_outputs(earlier, notebook)
+            notebook.metadata["hyperfit"] = earlier.metadata["hyperfit"]
+        write(notebook, project.executed_path(source))
+    return 0
+
+
+def up_to_date(project: Project, source: Path, notebook: NotebookNode) -> NotebookNode | None:
+    """The executed form of a notebook if nothing that its outputs depend on has changed since."""
+    path = project.executed_path(source)
+    if not path.exists():
+        return None
+    earlier = read(path)
+    return earlier if earlier.metadata["hyperfit"]["key"] == execution_key(project, notebook) else None
+
+
+def run_publish(project: Project, options: argparse.Namespace) -> int:
+    """Copy every executed notebook beside its source, and the claims that they recorded to `results/`."""
+    site = Site(project)
+    for source in project.text_notebooks:
+        executed = up_to_date(project, source, generate(site, source))
+        if executed is None:
+            raise PipelineError(f"{project.name(source)} changed since it was executed: run `make notebooks`")
+        write(executed, source.with_suffix(".ipynb"))
+    claims = project.executed / CLAIMS.name
+    if claims.exists():
+        shutil.copyfile(claims, project.root / CLAIMS)
+    print(f"{len(project.text_notebooks)} notebooks are beside their sources, ready to commit")
+    return 0
+
+
+def run_seed(project: Project, options: argparse.Namespace) -> int:
+    """Fill Jupyter Book's cache, and make it build every page anew if any output changed."""
+    build = options.build or project.root / "_build"
+    cache = get_cache(build / ".jupyter_cache")
+    digest = hashlib.sha256()
+    for source in project.text_notebooks:
+        path = project.executed_path(source) if options.origin == "executed" else source.with_suffix(".ipynb")
+        notebook = with_outputs(project, source, path)
+        seconds = read(path).metadata.get("hyperfit", {}).get("seconds")
+        bundle = CacheBundleIn(notebook, str(source), data={"execution_seconds": seconds})
+        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        digest.update(nbformat.writes(notebook).encode())
+    forget_pages_if_changed(build, digest.hexdigest())
+    return 0
+
+
+def with_outputs(project: Project, source: Path, path: Path) -> NotebookNode:
+    """A text notebook as Jupyter Book reads it, with the outputs of the generated notebook at `path`."""
+    if not path.exists():
+        raise PipelineError(f"{project.name(path)} is missing: run `make notebooks`")
+    notebook = read_myst_markdown_notebook(source.read_text("utf8"), path=source)
+    wanted = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    given = page_code(read(path))
+    if [cell.source for cell in wanted] != [cell.source for cell in given]:
+        raise PipelineError(f"{project.name(path)} does not match its text: run `make notebooks`")
+    for cell, executed in zip(wanted, given, strict=True):
+        cell.execution_count, cell.outputs = executed.execution_count, executed.outputs
+    return notebook
+
+
+def forget_pages_if_changed(build: Path, digest: str) -> None:
+    """Delete built pages when they show other outputs: Sphinx looks only at the sources' times."""
+    stamp = build / ".seeded"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    for folder in (".doctrees", "html"):
+        shutil.rmtree(build / folder, ignore_errors=True)
+    stamp.write_text(digest)
+
+
+def run_check(project: Project, options: argparse.Namespace) -> int:
+    """Print one line for everything that is wrong with the committed notebooks."""
+    site = Site(project)
+    problems = [problem for source in project.text_notebooks for problem in notebook_problems(site, source)]
+    expected = {source.with_suffix(".ipynb") for source in project.text_notebooks}
+    for path in project.generated_notebooks:
+        if path not in expected:
+            problems.append(f"{project.name(path)}: no text notebook beside it; delete it or write its .md")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print(f"{len(expected)} notebooks match their text and are executed")
+    return 1 if problems else 0
+
+
+def notebook_problems(site: Site, source: Path) -> Iterator[str]:
+    """What is wrong with the notebook beside a text notebook."""
+    path = source.with_suffix(".ipynb")
+    name = site.project.name(path)
+    if not path.exists():
+        yield f"{name}: missing; run `make notebooks`"
+        return
+    notebook = read(path)
+    if generated_part(notebook) != generated_part(generate(site, source)):
+        yield f"{name}: not what {source.name} gives now; run `make notebooks`"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        yield from (f"{name}: code cell {number} {problem}" for problem in cell_problems(cell, number))
+    if source.is_relative_to(site.project.root / "book") and len(page_code(notebook)) > MAX_CODE_CELLS:
+        yield f"{name}: {len(page_code(notebook))} code cells, more than {MAX_CODE_CELLS}"
+    if path.stat().st_size > MAX_BYTES:
+        yield f"{name}: {path.stat().st_size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB"
+
+
+def cell_problems(cell: NotebookNode, number: int) -> Iterator[str]:
+    """What is wrong with the outputs of the `number`-th code cell."""
+    tags = cell.metadata.get("tags", [])
+    if cell.execution_count is None:
+        yield "was not executed; run `make notebooks`"
+    elif cell.execution_count != number:
+        yield f"was executed as number {cell.execution_count}; run `make notebooks`"
+    if "raises-exception" not in tags and any(output.output_type == "error" for output in cell.outputs):
+        yield "ends in an error"
+    if "nbval-check-output" in tags and not cell.outputs:
+        yield "is tagged nbval-check-output but has no output, so nothing would be compared"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
