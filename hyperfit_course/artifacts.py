@@ -19,6 +19,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -29,9 +30,11 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+CACHE_VARIABLE = "HYPERFIT_CACHE"
 MANIFEST = "manifest.json"
 LATEST = "latest.json"
 
@@ -49,7 +52,7 @@ def cache_dir() -> Path:
     Raises:
         CacheError: the folder cannot be made or written to.
     """
-    path = Path(os.environ.get("HYPERFIT_CACHE") or platformdirs.user_cache_dir("hyperfit-course", appauthor=False))
+    path = Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("hyperfit-course", appauthor=False))
     path = path.expanduser().absolute()
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -62,14 +65,17 @@ def cache_dir() -> Path:
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's errors about ``path`` into one sentence that says what to do."""
-    hint = "set HYPERFIT_CACHE to a folder where there is room and that you may write to"
+    hint = f"set {CACHE_VARIABLE} to a folder where there is room and that you may write to"
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        # safetensors reports the system's errors as text: "... (os error 28)"
+        found = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(f"The disk that holds {path} is full: free some space, or {hint}.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise CacheError(f"Cannot write to {path} ({error.strerror}): {hint}.") from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise CacheError(f"Cannot write to {path} ({os.strerror(number)}): {hint}.") from error
         raise
 
 
@@ -154,15 +160,16 @@ def find_fault(folder: Path) -> str | None:
     """What is wrong with a finished artifact, in a few words, or ``None``."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        expectations = [(name, entry["size"], entry["sha256"]) for name, entry in files.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its manifest is missing or unreadable"
-    for name, expected in files.items():
+    for name, size, sha256 in expectations:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["size"]:
+        if path.stat().st_size != size:
             return f"{name} has the wrong size"
-        if sha256_file(path) != expected["sha256"]:
+        if sha256_file(path) != sha256:
             return f"the content of {name} has changed"
     return None
 
@@ -204,5 +211,6 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
 
 def clear_checkpoints(folder: Path) -> None:
     """Remove what :func:`save_checkpoint` left, once the work is done."""
-    for path in [*folder.glob("checkpoint-*.safetensors"), folder / LATEST]:
+    # The dot files are what a process that was killed while writing leaves behind.
+    for path in [*folder.glob("*checkpoint-*.safetensors*"), *folder.glob(f"*{LATEST}*")]:
         path.unlink(missing_ok=True)

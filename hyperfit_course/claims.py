@@ -6,16 +6,22 @@ variable ``HYPERFIT_CLAIMS`` names; running a notebook otherwise writes nothing.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from hyperfit_course.artifacts import atomic_path
+
+pd.set_option("display.max_colwidth", None)  # a claim is a sentence, and pandas would cut it at 50 characters
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,28 @@ def record_claims(claims: Sequence[Claim]) -> str:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps([merged[key] for key in sorted(merged)], indent=1) + "\n", encoding="utf-8")
     return "\n".join(f"{claim.id}: {verdict(claim)}" for claim in claims)
+
+
+def save_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of measurements with the machine, the versions and the date that gave them."""
+    made = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("hyperfit-course", "torch", "transformers", "accelerate")},
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({"made": made, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()} ({torch.backends.cpu.get_cpu_capability()})"
+    return platform.processor() or platform.machine()
 
 
 def recorded(name: str) -> list[dict[str, Any]]:

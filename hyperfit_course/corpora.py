@@ -55,7 +55,9 @@ def load_corpus(name: str | Path, seed: int = 0) -> dict[str, list[str]]:
         texts = _hub_texts(str(name).removeprefix("hub:"))
     else:
         texts = _local_texts(Path(name).expanduser())
-    return _split([text.strip() for text in texts if text.strip()], str(name), seed)
+    # A text that comes twice counts once: otherwise it could stand in two parts.
+    distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    return _split(distinct, str(name), seed)
 
 
 def _split(texts: list[str], name: str, seed: int) -> dict[str, list[str]]:

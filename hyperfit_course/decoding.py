@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,6 +28,23 @@ class _Progress(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.bar.update()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+@contextlib.contextmanager
+def _plain(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode, and no generation defaults of the model's own.
+
+    Instruct models carry repetition penalties and the like, and transformers fills every setting that is left open
+    from them: they would change what is measured.
+    """
+    was_training, own = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        model.train(was_training)
 
 
 @torch.inference_mode()
@@ -68,21 +87,19 @@ def continue_prompts(
             f"A prompt of {prompts.shape[1]} tokens and {max_new_tokens} new ones exceed the model's context of "
             f"{context_length(model)}: ask for fewer."
         )
-    # A fresh configuration: instruct models carry sampling defaults that would change what is measured.
+    own = model.generation_config
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=max_new_tokens,
         do_sample=sample,
-        eos_token_id=model.generation_config.eos_token_id if model.generation_config else None,
+        eos_token_id=own.eos_token_id if own else None,
         pad_token_id=0,  # never written, since all rows end together; transformers wants one
         **({"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}),
     )
-    was_training = model.training
-    model.eval()
     if sample:
         torch.manual_seed(seed)
     prompts = prompts.to(model.device)
-    with tqdm(total=max_new_tokens, desc=progress, unit="token", disable=progress is None) as bar:
+    with _plain(model), tqdm(total=max_new_tokens, desc=progress, unit="token", disable=progress is None) as bar:
         output = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
             prompts,
             attention_mask=torch.ones_like(prompts),
@@ -90,5 +107,4 @@ def continue_prompts(
             logits_processor=logits_processor,
             stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
         )
-    model.train(was_training)
     return output[:, prompts.shape[1] :].cpu()

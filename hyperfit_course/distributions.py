@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -18,4 +19,5 @@ def predictive_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
         Shape (...), float32.
     """
     log_probabilities = (logits.float() / temperature).log_softmax(dim=-1)
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
+    # A forbidden token has the logit -inf and adds nothing; 0 times -inf would be nan.
+    return -(log_probabilities.exp() * log_probabilities.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)

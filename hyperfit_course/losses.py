@@ -96,6 +96,8 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     head, body = model.get_output_embeddings(), model.base_model
     if head is None or body is model or getattr(head, "bias", None) is not None:
         return False
+    if getattr(model.config, "final_logit_softcapping", None):  # small logits would hide it from the trial
+        return False
     ids = torch.arange(8, device=model.device)[None]
     was_training = model.training
     model.eval()

@@ -51,9 +51,9 @@ def repetition_figure(frames: Mapping[str, pd.DataFrame], column: str, label: st
         rows, x=column, y="model", hue="model", palette=colours, legend=False, alpha=0.6, jitter=0.25, ax=axes
     )
     means = [frame[column].mean() for frame in frames.values()]
-    axes.scatter(means, range(len(frames)), marker="|", s=600, linewidths=3, color="black", zorder=3, label="mean")
-    axes.set(xlabel=label, ylabel="", xlim=(-0.02, 1.02))
-    axes.legend(loc="lower right")
+    axes.scatter(means, range(len(frames)), marker="|", s=600, linewidths=3, color="black", zorder=3)
+    axes.set(xlabel=f"{label} (a dot a prompt; bars: means)", ylabel="", xlim=(-0.02, 1.02))
+    axes.set_ylim(len(frames) - 0.5, -0.5)
     return figure
 
 

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hyperfit_course.display import Continuations, repeated_positions
+
+
+def marked(tokens: str, n: int = 3) -> str:
+    marks = repeated_positions([ord(letter) for letter in tokens], n)
+    return "".join(letter if mark else "." for letter, mark in zip(tokens, marks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "n", "expected"),
+    [
+        ("abcdabc", 3, "....abc"),  # the first occurrence is not marked
+        ("abcabd", 3, "......"),
+        ("abcxabcyabc", 3, "....abc.abc"),
+        ("abababa", 3, "..ababa"),  # the repeated 3-grams overlap the first ones, and each other
+        ("aaaaa", 3, ".aaaa"),
+        ("abab", 2, "..ab"),
+        ("abca", 1, "...a"),
+        ("cbaabc", 3, "......"),
+        ("ab", 3, ".."),
+        ("", 3, ""),
+    ],
+)
+def test_marks_exactly_the_tokens_of_ngrams_that_occurred_before(tokens: str, n: int, expected: str) -> None:
+    assert marked(tokens, n) == expected
+
+
+def ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    return torch.tensor(tokenizer(text)["input_ids"])
+
+
+def show(tokenizer: PreTrainedTokenizerBase, prompt: str, n: int = 3, **continuations: str) -> Continuations:
+    strips = {label: ids(tokenizer, text) for label, text in continuations.items()}
+    return Continuations(tokenizer, ids(tokenizer, prompt), strips, n)
+
+
+def tokens_of(html: str) -> list[tuple[str, str]]:
+    return re.findall(r'<(u|span) class="hf-token">(.*?)</\1>', html)
+
+
+def test_html_underlines_the_marked_tokens_and_no_other(tokenizer: PreTrainedTokenizerBase) -> None:
+    html = show(tokenizer, "Once", plain="abcdabc")._repr_html_()
+    tags, texts = zip(*tokens_of(html), strict=True)
+    assert texts == tuple("abcdabc")
+    assert tags == ("span",) * 4 + ("u",) * 3
+    assert "(43% of the tokens in repeated 3-grams)" in html
+
+
+def test_html_is_escaped_everywhere(tokenizer: PreTrainedTokenizerBase) -> None:
+    strips = {"<i>label</i>": ids(tokenizer, "<b>&")}
+    html = Continuations(tokenizer, ids(tokenizer, "<script>"), strips)._repr_html_()
+    assert [text for _, text in tokens_of(html)] == ["&lt;", "b", "&gt;", "&amp;"]
+    assert "&lt;script&gt;" in html
+    assert "&lt;i&gt;label&lt;/i&gt;" in html
+    assert not re.search("<(b|i|script)>", html)
+
+
+def test_html_shows_line_breaks(tokenizer: PreTrainedTokenizerBase) -> None:
+    html = show(tokenizer, "Once", plain="a\nb")._repr_html_()
+    assert [text for _, text in tokens_of(html)] == ["a", "&#8629;<br>", "b"]
+
+
+def test_html_has_a_strip_a_model_in_their_order(tokenizer: PreTrainedTokenizerBase) -> None:
+    html = show(tokenizer, "Once", plain="aaaa", tuned="abcd")._repr_html_()
+    assert re.findall(r'hf-label">(\w+) \((\d+%)', html) == [("plain", "75%"), ("tuned", "0%")]
+    assert html.count("<div") == html.count("</div>")
+
+
+def test_text_puts_runs_of_marked_tokens_in_brackets(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = repr(show(tokenizer, "Once", plain="abcxabcyabc", tuned="abcdabcz"))
+    assert text == "Once ...\n\nplain: abcx[abc]y[abc]\n\ntuned: abcd[abc]z"
+
+
+def test_length_of_the_ngrams_is_the_one_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
+    shown = show(tokenizer, "Once", n=2, plain="abxab")
+    assert repr(shown).endswith("plain: abx[ab]")
+    assert "(40% of the tokens in repeated 2-grams)" in shown._repr_html_()
+
+
+@pytest.mark.parametrize("continuation", ["ab", "a"])
+def test_continuation_shorter_than_an_ngram_has_no_marks(tokenizer: PreTrainedTokenizerBase, continuation: str) -> None:
+    shown = show(tokenizer, "Once", plain=continuation)
+    assert repr(shown) == f"Once ...\n\nplain: {continuation}"
+    assert "(0% of the tokens" in shown._repr_html_()
+
+
+def test_empty_continuation_is_shown_as_empty(tokenizer: PreTrainedTokenizerBase) -> None:
+    shown = Continuations(tokenizer, ids(tokenizer, "Once"), {"plain": torch.tensor([], dtype=torch.long)})
+    assert repr(shown) == "Once ...\n\nplain: "
+    assert tokens_of(shown._repr_html_()) == []
+
+
+def test_bytes_of_one_character_are_shown_token_by_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    html = show(tokenizer, "Once", plain="né")._repr_html_()
+    assert len(tokens_of(html)) == 3  # the é is two bytes, so two tokens
