@@ -32,8 +32,8 @@ assets: setup ## fetch the model and the texts (about 1 minute, once)
 	@echo "Model and texts: about 1 minute the first time, then at once"
 	@$(BIN)/python -m hyperfit_course.assets
 
-book: assets ## run every notebook that changed and build the book (about 7 minutes the first time on 2 cores)
-	@echo "Notebooks: about 7 minutes the first time on 2 cores, then only those that changed"
+book: assets ## run every notebook that changed and build the book (about 15 minutes the first time on 2 cores)
+	@echo "Notebooks: about 12 minutes the first time on 2 cores, then only those that changed"
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py seed --from executed
 	@$(MAKE) --no-print-directory pages
