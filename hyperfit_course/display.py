@@ -13,7 +13,7 @@ STYLE = """<style>
 .hf-strip {flex: 1 1 18rem; min-width: 0; line-height: 1.7; overflow-wrap: anywhere;}
 .hf-strip .hf-label {font-weight: 600;}
 .hf-strip .hf-prompt {opacity: .75; font-style: italic;}
-.hf-strip .hf-token:nth-child(even) {background: rgba(128, 128, 128, .14);}
+.hf-strip span.hf-token:nth-child(even) {background: rgba(128, 128, 128, .14);}
 .hf-strip u.hf-token {background: rgba(230, 140, 0, .32); text-decoration: underline double;}
 </style>"""
 
