@@ -54,11 +54,11 @@ serve: ## show the built book at http://localhost:8000 (another port: make serve
 	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-test: assets lint ## check code, notebooks and every output they promise (about 12 minutes on 2 cores)
+test: assets lint ## check code, notebooks and every output they promise (about 10 minutes on 2 cores)
 	@echo "Unit tests: about 2 minutes"
 	@$(BIN)/python -m pytest -q tests
 	@$(BIN)/python tools/notebooks.py check
-	@echo "Every committed notebook, cell by cell: about 8 minutes"
+	@echo "Every committed notebook, cell by cell: about 4 minutes, and 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
 
 lint: setup ## check style and types (seconds)
