@@ -61,7 +61,7 @@ test: assets lint ## check code, notebooks and every output they promise (about 
 	@echo "Every committed notebook, cell by cell: about 4 minutes, and 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
 
-lint: setup ## check style and types (seconds)
+lint: setup ## check style and types (a minute or two the first time, then seconds)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy hyperfit_course
@@ -71,7 +71,7 @@ notebooks: assets ## authors: run the notebooks that changed and put them beside
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py publish
 
-results: assets ## authors: record seeds, sweeps and arms in results/ (hours; goes on where it stopped)
+results: assets ## authors: record seeds, sweeps and arms in results/ (about half an hour; goes on where it stopped)
 	@$(BIN)/python tools/results.py
 
 benchmarks: assets ## measure speed and memory against other libraries (about 15 minutes)
