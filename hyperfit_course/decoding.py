@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
+from hyperfit_course.distributions import match_temperature_per_position, predictive_entropy
 from hyperfit_course.models import context_length
 
 PROMPT_TOKENS = 32
@@ -28,6 +37,30 @@ class _Progress(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.bar.update()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class EntropyMatched(LogitsProcessor):
+    """Gives every distribution the temperature at which it is as sharp as another model's in the same context.
+
+    One T for all positions matches the mean only. This matches each position: where the other model hesitates, the
+    decoded one may hesitate as much, and nowhere more. Use one instance a call of :func:`continue_prompts`.
+
+    Args:
+        reference: the other model; it reads what is being written.
+    """
+
+    def __init__(self, reference: PreTrainedModel) -> None:
+        self.reference = reference
+        self.cache: Any = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        new = input_ids if self.cache is None else input_ids[:, -1:]
+        output = self.reference(input_ids=new.to(self.reference.device), past_key_values=self.cache, use_cache=True)
+        self.cache = output.past_key_values
+        allowed = output.logits[:, -1].to(scores.device).masked_fill(scores.isneginf(), -math.inf)
+        # The reference may be certain beyond what float32 can tell from 0, which no temperature reaches.
+        target = predictive_entropy(allowed).clamp(min=1e-4)
+        return scores / match_temperature_per_position(scores, target)[:, None]
 
 
 @contextlib.contextmanager

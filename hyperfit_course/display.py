@@ -1,12 +1,20 @@
-"""What does it look like? Continuations as strips of tokens, with what repeats marked."""
+"""What does it look like? Continuations as strips of tokens, and a slider over the temperature."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from hyperfit_course.distributions import predictive_entropy, token_ranks
 
 STYLE = """<style>
 .hf-strips {display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1rem 0; align-items: flex-start;}
@@ -73,6 +81,91 @@ class Continuations:
                 open_ = marked
             lines.append(f"{label}: {text}{']' if open_ else ''}")
         return "\n\n".join(lines)
+
+
+class TemperatureExplorer:
+    """A slider over the temperature of one next-token distribution, for two models side by side.
+
+    It works in any page without a kernel: the top logits and, for each position of the slider, the logarithm of the
+    sum over the whole vocabulary are in the page, so that the probabilities are exact.
+
+    Args:
+        tokenizer: turns token ids into text.
+        context: token ids of the text so far, shape (length,).
+        base_logits, tuned_logits: of the two models after that context, shape (vocabulary,).
+        top: tokens shown for each model.
+
+    Raises:
+        ValueError: the vocabularies differ, or logits are not numbers.
+    """
+
+    temperatures = tuple(round(0.1 + 0.05 * step, 2) for step in range(39))
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context: Tensor,
+        base_logits: Tensor,
+        tuned_logits: Tensor,
+        top: int = 8,
+    ) -> None:
+        self.context = str(tokenizer.decode(context))
+        self.models: list[dict[str, Any]] = []
+        for name, logits in {"base": base_logits, "hyperfitted": tuned_logits}.items():
+            best = logits.float().topk(top)
+            base_ranks = token_ranks(base_logits.expand(top, -1), best.indices)
+            centred = logits.float() - best.values[0]  # small numbers: exact in the page's text
+            words = _texts(tokenizer, best.indices.tolist())
+            rows = zip(words, (best.values - best.values[0]).tolist(), base_ranks.tolist(), strict=True)
+            self.models.append(
+                {
+                    "name": name,
+                    "rows": [
+                        {"token": word.replace("\n", "↵"), "logit": round(logit, 5), "base_rank": rank}
+                        for word, logit, rank in rows
+                    ],
+                    "log_totals": [round((centred / t).logsumexp(-1).item(), 5) for t in self.temperatures],
+                    "entropies": [round(predictive_entropy(logits, t).item(), 3) for t in self.temperatures],
+                }
+            )
+
+    def _repr_html_(self) -> str:
+        start = self.temperatures.index(1.0)
+        data = json.dumps({"temperatures": self.temperatures, "models": self.models}).replace("<", "\\u003c")
+        return Template(files("hyperfit_course").joinpath("data/explorer.html").read_text("utf-8")).substitute(
+            id=f"hf-explorer-{hashlib.sha256(data.encode()).hexdigest()[:8]}",
+            context=escape(self.context),
+            last=len(self.temperatures) - 1,
+            start=start,
+            temperature="1.00",
+            tables="".join(_explorer_table(model, start) for model in self.models),
+            data=data,
+        )
+
+    def __repr__(self) -> str:
+        start = self.temperatures.index(1.0)
+        lines = [f"After: {self.context}"]
+        for model in self.models:
+            lines.append(f"{model['name']}, T = 1, entropy {model['entropies'][start]:.2f} nats")
+            for rank, row in enumerate(model["rows"], start=1):
+                p = math.exp(row["logit"] - model["log_totals"][start])
+                lines.append(f"  {rank} {row['token']!r} {p:.4f} (base rank {row['base_rank']})")
+        return "\n".join(lines)
+
+
+def _explorer_table(model: dict[str, Any], start: int) -> str:
+    rows = "".join(
+        f'<tr><td>{rank}</td><td class="hf-word">{escape(row["token"])}</td><td><span>{p:.4f}</span>'
+        f'<div class="hf-bar" style="width: {100 * p:.1f}%"></div></td><td>{row["base_rank"]}</td></tr>'
+        for rank, row in enumerate(model["rows"], start=1)
+        for p in [math.exp(row["logit"] - model["log_totals"][start])]
+    )
+    return (
+        f'<table class="hf-side"><caption>{escape(model["name"])}, entropy '
+        f'<span class="hf-entropy">{model["entropies"][start]:.2f}</span> nats</caption><thead><tr>'
+        '<th scope="col">rank</th><th scope="col">token</th><th scope="col">probability</th>'
+        f'<th scope="col">base rank</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:

@@ -94,3 +94,67 @@ def entropy_figure(entropies: Mapping[str, Tensor]) -> Figure:
     axes.set(xlabel="entropy of the next-token distribution (nats)", ylabel="positions")
     axes.legend()
     return figure
+
+
+def sweep_figure(curve: pd.DataFrame, points: pd.DataFrame) -> Figure:
+    """Repetition against sharpness: a curve of temperatures, and single ways of decoding beside it.
+
+    Args:
+        curve: one row a temperature, columns ``entropy`` (nats), ``ttr`` and ``bigram_repetition``; the index, the
+            temperatures, labels the curve.
+        points: the same columns, one row a way of decoding, which the index names.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4))
+    measures = {"ttr": "type-token ratio", "bigram_repetition": "bigram repetition"}
+    for axes, (column, label) in zip(panels, measures.items(), strict=True):
+        axes.plot(curve["entropy"], curve[column], marker="o", color=MODEL_COLOURS["base"], label="base, sampled at T")
+        for temperature, row in curve.iterrows():
+            axes.annotate(
+                f"{temperature:g}", (row["entropy"], row[column]), xytext=(4, -11), textcoords="offset points"
+            )
+        for marker, (name, row) in zip("DsP^v", points.iterrows(), strict=False):
+            colour = MODEL_COLOURS["hyperfitted" if str(name).startswith("hyperfitted") else "base"]
+            axes.scatter(row["entropy"], row[column], marker=marker, s=70, color=colour, label=name, zorder=3)
+        axes.set(xlabel="mean predictive entropy (nats)", ylabel=label, ylim=(0, 1))
+    panels[0].legend(fontsize="small", loc="lower right")
+    return figure
+
+
+def alpha_figure(frames: Mapping[str, pd.DataFrame], levels: Mapping[str, tuple[float, float]]) -> Figure:
+    """What adding a static bias does, for growing alpha.
+
+    Args:
+        frames: for each kind of bias one row an alpha (the index), columns ``ttr`` and ``bigram_repetition``, each
+            with its interval in ``<column>_low`` and ``<column>_high``.
+        levels: type-token ratio and bigram repetition to compare with, drawn as lines, for each model.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4))
+    measures = {"ttr": "type-token ratio", "bigram_repetition": "bigram repetition"}
+    for index, (axes, (column, label)) in enumerate(zip(panels, measures.items(), strict=True)):
+        for marker, (name, frame) in zip("os", frames.items(), strict=False):
+            spread = [frame[column] - frame[f"{column}_low"], frame[f"{column}_high"] - frame[column]]
+            axes.errorbar(frame.index, frame[column], yerr=spread, marker=marker, capsize=3, label=name)
+        for name, level in levels.items():
+            axes.axhline(level[index], linestyle="--", color=MODEL_COLOURS[name], label=f"{name}, no bias")
+        axes.set(xlabel="alpha", ylabel=label, xscale="log", ylim=(0, 1))
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def rank_figure(ranks: Mapping[str, Tensor]) -> Figure:
+    """How far down the base model's ranking the chosen tokens were.
+
+    Args:
+        ranks: for each kind of text the base ranks of the tokens that the hyperfitted model chose, any shape.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.8))
+    for style, (name, values) in zip(("-", "--", ":"), ranks.items(), strict=False):
+        ordered = values.flatten().sort().values.numpy()
+        beyond = 1 - np.arange(1, len(ordered) + 1) / len(ordered)
+        axes.step(ordered, beyond, where="post", linestyle=style, linewidth=2, label=name)
+    axes.axvline(10, color="#555555", linewidth=1)
+    axes.annotate("rank 10", (10, 0.5), xytext=(4, 0), textcoords="offset points")
+    axes.set(xlabel="rank in the base model (logarithmic)", ylabel="share of choices beyond it", xscale="log")
+    axes.set_ylim(0, None)
+    axes.legend()
+    return figure

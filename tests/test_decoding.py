@@ -6,19 +6,23 @@ from conftest import tiny_model
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hyperfit_course.decoding import continue_prompts
+from hyperfit_course.decoding import EntropyMatched, continue_prompts
+from hyperfit_course.distributions import predictive_entropy
 
 NEW = 12
 
 
 @pytest.fixture
 def model() -> PreTrainedModel:
+    return sharper(tiny_model(), 8)
+
+
+def sharper(model: PreTrainedModel, factor: float) -> PreTrainedModel:
     """Larger weights than at initialisation, so that what is generated depends on the whole context."""
-    model = tiny_model()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.mul_(8)
+                parameter.mul_(factor)
     return model
 
 
@@ -182,3 +186,27 @@ def test_progress_bar_counts_the_tokens_and_is_off_by_default(
     assert capsys.readouterr().err == ""
     continue_prompts(model, prompts, NEW, progress="tuned")
     assert f"tuned: 100%|██████████| {NEW}/{NEW}" in capsys.readouterr().err
+
+
+def test_entropy_matched_steps_are_as_sharp_as_the_reference_in_the_same_context(prompts: Tensor) -> None:
+    model, reference = sharper(tiny_model(0), 4), sharper(tiny_model(1), 6)
+    seen: list[Tensor] = []
+
+    class Record(LogitsProcessor):
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            with torch.no_grad():
+                wanted = reference(input_ids=input_ids, use_cache=False).logits[:, -1]
+            wanted[:, 256] = -torch.inf
+            seen.append(predictive_entropy(scores) - predictive_entropy(wanted))
+            return scores
+
+    processors = LogitsProcessorList([EntropyMatched(reference), Record()])
+    continue_prompts(model, prompts, NEW, sample=True, logits_processor=processors)
+    assert len(seen) == NEW
+    assert torch.cat(seen).abs().max() < 2e-4
+
+
+def test_entropy_matching_changes_no_order(model: PreTrainedModel, prompts: Tensor) -> None:
+    processors = LogitsProcessorList([EntropyMatched(sharper(tiny_model(1), 6))])
+    matched = continue_prompts(model, prompts, NEW, logits_processor=processors)
+    assert torch.equal(matched, continue_prompts(model, prompts, NEW))

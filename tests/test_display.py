@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hyperfit_course.display import Continuations, repeated_positions
+from hyperfit_course.display import Continuations, TemperatureExplorer, repeated_positions
 
 
 def marked(tokens: str, n: int = 3) -> str:
@@ -102,3 +103,43 @@ def test_empty_continuation_is_shown_as_empty(tokenizer: PreTrainedTokenizerBase
 def test_bytes_of_one_character_are_shown_token_by_token(tokenizer: PreTrainedTokenizerBase) -> None:
     html = show(tokenizer, "Once", plain="né")._repr_html_()
     assert len(tokens_of(html)) == 3  # the é is two bytes, so two tokens
+
+
+# Temperature explorer
+
+
+@pytest.fixture
+def explorer(tokenizer: PreTrainedTokenizerBase) -> TemperatureExplorer:
+    base = torch.randn(257, generator=torch.Generator().manual_seed(0))
+    return TemperatureExplorer(tokenizer, torch.tensor([65, 60]), base, base.flip(0), top=5)
+
+
+def test_explorer_holds_exact_probabilities_for_every_temperature(explorer: TemperatureExplorer) -> None:
+    base = torch.randn(257, generator=torch.Generator().manual_seed(0))
+    for model, logits in zip(explorer.models, (base, base.flip(0)), strict=True):
+        for step, temperature in enumerate(explorer.temperatures):
+            shown = [math.exp(row["logit"] / temperature - model["log_totals"][step]) for row in model["rows"]]
+            assert shown == pytest.approx((logits / temperature).softmax(-1).topk(5).values.tolist(), rel=1e-3)
+
+
+def test_explorer_gives_the_base_rank_of_each_token(explorer: TemperatureExplorer) -> None:
+    base = torch.randn(257, generator=torch.Generator().manual_seed(0))
+    order = base.argsort(descending=True).tolist()
+    tuned_top = base.flip(0).topk(5).indices.tolist()
+    assert [row["base_rank"] for row in explorer.models[0]["rows"]] == [1, 2, 3, 4, 5]
+    assert [row["base_rank"] for row in explorer.models[1]["rows"]] == [order.index(token) + 1 for token in tuned_top]
+
+
+def test_explorer_escapes_what_the_texts_hold(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = torch.tensor(tokenizer("</script><b>")["input_ids"])
+    logits = torch.zeros(257)
+    logits[ids] = 5.0
+    page = TemperatureExplorer(tokenizer, ids, logits, logits)._repr_html_()
+    assert "<b>" not in page
+    assert page.count("</script>") == page.count("<script")
+
+
+def test_explorer_is_readable_as_text(explorer: TemperatureExplorer) -> None:
+    lines = repr(explorer).splitlines()
+    assert len(lines) == 1 + 2 * 6
+    assert lines[0].startswith("After: ")
