@@ -76,6 +76,7 @@ results: assets ## authors: record seeds, sweeps and arms in results/ (about hal
 
 benchmarks: assets ## measure speed and memory against other libraries (about 15 minutes)
 	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/match_temperature.py
 
 clean: ## remove what was built; .venv and the fetched model stay
 	@rm -rf _build .mypy_cache .pytest_cache .ruff_cache

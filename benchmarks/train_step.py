@@ -18,20 +18,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import peak_memory_megabytes, reset_peak_memory, save_benchmark
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from hyperfit_course.artifacts import CACHE_VARIABLE
-from hyperfit_course.claims import save_results
 from hyperfit_course.corpora import load_corpus, make_blocks
 from hyperfit_course.models import load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit, training_precision
 
-TARGET = Path(__file__).resolve().parent.parent / "results" / "benchmarks.json"
 CONFIG = HyperfitConfig(epochs=1, evaluation_prompts=1)
 
 
@@ -103,25 +101,6 @@ WAYS: dict[str, Callable[[PreTrainedModel, dict[str, Tensor]], float]] = {
 }
 
 
-def reset_peak_memory() -> None:
-    """Start to watch the peak from here on."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident set so far
-
-
-def peak_memory_megabytes() -> float:
-    """Peak since the reset: of the GPU's allocations, else of the process; not a number where the system is silent."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 def main() -> None:
     """Time the three ways in turn and write the medians, the ratios and the peak memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +123,6 @@ def main() -> None:
     precision = training_precision(model.device)
     rows = [
         {
-            "benchmark": "train_step",
             "way": name,
             "precision": "no" if name == "float32" else precision,
             "tokens_an_epoch": blocks["train"].numel(),
@@ -156,7 +134,7 @@ def main() -> None:
         }
         for name in WAYS
     ]
-    save_results(TARGET, rows)
+    save_benchmark("train_step", rows)
     for row in rows:
         print("{way:>8}: {median_seconds} s, {times_ours} times ours, {peak_memory_megabytes} MB".format(**row))
 

@@ -81,7 +81,10 @@ def record_claims(claims: Sequence[Claim]) -> str:
 
 
 def save_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of measurements with the machine, the versions and the date that gave them."""
+    """Write rows of measurements, each with the machine, the versions and the date that gave it (``made``).
+
+    A row that has been recorded before brings its own ``made`` and keeps it.
+    """
     made = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores",
@@ -89,8 +92,9 @@ def save_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         "python": platform.python_version(),
         **{package: version(package) for package in ("hyperfit-course", "torch", "transformers", "accelerate")},
     }
+    marked = [{**row, "made": row.get("made", made)} for row in rows]
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"made": made, "rows": list(rows)}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"rows": marked}, indent=1) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

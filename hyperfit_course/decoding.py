@@ -19,7 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from hyperfit_course.distributions import match_temperature_per_position, predictive_entropy
+from hyperfit_course.distributions import entropy_bounds, match_temperature_per_position, predictive_entropy
 from hyperfit_course.models import context_length
 
 PROMPT_TOKENS = 32
@@ -58,8 +58,9 @@ class EntropyMatched(LogitsProcessor):
         output = self.reference(input_ids=new.to(self.reference.device), past_key_values=self.cache, use_cache=True)
         self.cache = output.past_key_values
         allowed = output.logits[:, -1].to(scores.device).masked_fill(scores.isneginf(), -math.inf)
-        # The reference may be certain beyond what float32 can tell from 0, which no temperature reaches.
-        target = predictive_entropy(allowed).clamp(min=1e-4)
+        # The reference may be surer than any temperature can make these logits: then they get as sure as they can.
+        low, high = entropy_bounds(scores)
+        target = predictive_entropy(allowed).clamp(low + 1e-4, high - 1e-4)
         return scores / match_temperature_per_position(scores, target)[:, None]
 
 

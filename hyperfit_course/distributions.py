@@ -70,6 +70,7 @@ def _reader(
     return lambda: ((part @ head.T).float() for part in states.split(chunk))
 
 
+@torch.no_grad()
 def predictive_entropy(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Shannon entropy of the next-token distributions, in nats.
 
@@ -135,7 +136,7 @@ def match_temperature(source: Tensor | PreTrainedModel, target_entropy: float, b
             numbers.
     """
     read = _reader(source, blocks)
-    bounds = torch.cat([torch.stack(_entropy_bounds(part)) for part in read()], dim=1).double().mean(dim=1)
+    bounds = torch.cat([torch.stack(entropy_bounds(part)) for part in read()], dim=1).double().mean(dim=1)
     if not bounds[0] + _MARGIN < target_entropy < bounds[1] - _MARGIN:
         raise ValueError(_unreachable(target_entropy, *bounds.tolist()))
 
@@ -172,7 +173,7 @@ def match_temperature_per_position(logits: Tensor, target_entropy: Tensor) -> Te
             f"{tuple(target_entropy.shape)}."
         )
     rows, targets = logits.reshape(-1, logits.shape[-1]), target_entropy.reshape(-1)
-    low, high = _entropy_bounds(rows)
+    low, high = entropy_bounds(rows)
     outside = (~((low + _MARGIN < targets) & (targets < high - _MARGIN))).nonzero().flatten().tolist()
     if outside:
         first = outside[0]
@@ -186,11 +187,24 @@ def match_temperature_per_position(logits: Tensor, target_entropy: Tensor) -> Te
     positions = (np.arange(len(rows)),)
     around = elementwise.bracket_root(gap, -math.log(2), math.log(2), xmin=-_WIDEST, xmax=_WIDEST, args=positions)
     found = elementwise.find_root(gap, around.bracket, args=positions, tolerances={"fatol": 1e-5})
+    lost = (~found.success).nonzero()[0].tolist()
+    if lost:
+        raise ValueError(_unreachable(targets[lost[0]].item(), low[lost[0]].item(), high[lost[0]].item()))
     return torch.from_numpy(np.exp(found.x)).float().to(logits.device).reshape(target_entropy.shape)
 
 
-def _entropy_bounds(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """What the entropy tends to as T goes to 0 (only ties for the top remain) and to infinity (all are equal)."""
+def entropy_bounds(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What the entropy tends to as T goes to 0 (only ties for the top remain) and to infinity (all are equal).
+
+    Args:
+        logits: shape (..., vocabulary).
+
+    Returns:
+        Lower and upper bound in nats, each of shape (...).
+
+    Raises:
+        ValueError: logits are not numbers.
+    """
     top = logits.amax(dim=-1, keepdim=True)
     if not top.isfinite().all():
         raise ValueError(_NOT_NUMBERS)
@@ -200,7 +214,7 @@ def _entropy_bounds(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _unreachable(target: float, low: float, high: float) -> str:
     return (
         f"No temperature gives an entropy of {target:.4f} nats here: it lies between {low:.4f} (T towards 0) and "
-        f"{high:.4f} (T towards infinity), both excluded. Choose a target in between."
+        f"{high:.4f} (T towards infinity), both excluded. Choose a target well in between."
     )
 
 
@@ -227,7 +241,7 @@ def token_ranks(logits: Tensor, tokens: Tensor) -> Tensor:
         )
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
         raise ValueError(f"Token ids go from 0 to {vocabulary - 1} here: these tokens are another tokenizer's.")
-    _entropy_bounds(logits)
+    entropy_bounds(logits)
     return _by_rows(_ranks, logits, tokens)
 
 
@@ -390,7 +404,7 @@ def variance_explained(
     sums = torch.zeros(len(names), change.shape[1], dtype=change.dtype).index_add_(0, which, change)
     others = (sums.sum(dim=0) - sums) / (len(change) - sizes)[:, None]
     siblings = (sums[which] - change) / (sizes[which] - 1)[:, None]
-    energies = torch.linalg.eigvalsh(change @ change.T).flip(0).clamp(min=0)
+    energies = torch.linalg.eigvalsh(change @ change.T).flip(0).clamp(min=0) if ranks else change
     shares = {
         "static": 1 - (change - others[which]).square().sum() / total,
         "per context": 1 - (change - siblings).square().sum() / total,

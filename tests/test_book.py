@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import notebooks
 import pytest
 from notebook_pipeline.project import Project
+from playwright.sync_api import Page, sync_playwright
 
 PROJECT = Project(Path(__file__).resolve().parent.parent)
 LOADING = {
@@ -90,3 +93,51 @@ def test_launch_buttons_open_notebooks_that_exist(html: Path) -> None:
         launched = set(re.findall(rf'href="{re.escape(prefix)}([^"]+)"', page.read_text("utf8")))
         assert launched == {PROJECT.name(source.with_suffix(".ipynb"))}
         assert source.with_suffix(".ipynb").is_file()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A page of a browser that reaches no network."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium: install Debian's package 'chromium'")
+    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser.new_context(offline=True).new_page()
+        browser.close()
+
+
+def explorer_rows(page: Page, side: int) -> tuple[list[str], list[float]]:
+    """Tokens of one side of the temperature explorer, from the most probable one, and their probabilities."""
+    table = page.locator(".hf-explorer table").nth(side)
+    tokens = table.locator("tbody td:nth-child(2)").all_text_contents()
+    return tokens, [float(text) for text in table.locator("tbody td:nth-child(3) span").all_text_contents()]
+
+
+def test_explorer_moves_by_keyboard_and_changes_probabilities_but_no_order(html: Path, page: Page) -> None:
+    page.goto((html / "book" / "03_temperature.html").as_uri())
+    slider = page.locator(".hf-explorer input[type=range]")
+    before = [explorer_rows(page, side) for side in (0, 1)]
+    assert before[0][0] != before[1][0], "both models have the same order: the page shows nothing"
+    slider.focus()
+    for key, text in (("ArrowLeft", "T = 0.95"), ("Home", "T = 0.10"), ("End", "T = 2.00")):
+        page.keyboard.press(key)
+        assert slider.get_attribute("aria-valuetext") == text
+        assert page.locator(".hf-explorer output").text_content() == text
+        for side in (0, 1):
+            tokens, probabilities = explorer_rows(page, side)
+            assert tokens == before[side][0]
+            assert probabilities != before[side][1]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert (probabilities[0] > before[side][1][0]) == (key != "End")
+
+
+def test_explorer_shows_the_same_without_scripts(html: Path, page: Page) -> None:
+    address = (html / "book" / "03_temperature.html").as_uri()
+    page.goto(address)
+    shown = [explorer_rows(page, side) for side in (0, 1)]
+    assert page.context.browser is not None
+    plain = page.context.browser.new_context(offline=True, java_script_enabled=False).new_page()
+    plain.goto(address)
+    assert [explorer_rows(plain, side) for side in (0, 1)] == shown

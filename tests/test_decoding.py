@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import tiny_model
@@ -210,3 +212,11 @@ def test_entropy_matching_changes_no_order(model: PreTrainedModel, prompts: Tens
     processors = LogitsProcessorList([EntropyMatched(sharper(tiny_model(1), 6))])
     matched = continue_prompts(model, prompts, NEW, logits_processor=processors)
     assert torch.equal(matched, continue_prompts(model, prompts, NEW))
+
+
+def test_entropy_matching_gets_as_sure_as_it_can_where_logits_are_tied() -> None:
+    reference = sharper(tiny_model(1), 1000)  # certain of every token
+    tied = torch.zeros(1, 257)
+    tied[0, [5, 6]] = 3.0
+    matched = EntropyMatched(reference)(torch.tensor([[65, 66]]), tied)
+    assert predictive_entropy(matched).item() == pytest.approx(math.log(2), abs=1e-3)

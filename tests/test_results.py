@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
 import results
 from hyperfit_course.claims import Claim
@@ -19,16 +20,41 @@ def load(name: str) -> Any:
     return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
 
 
-def test_recorded_arms_are_those_that_the_code_would_train() -> None:
-    recorded = [(row["configuration"], row["prompts"]) for row in load("hyperfit_arms.json")["rows"]]
-    expected = [(results.configuration(arm), prompts) for arm in results.ARMS for prompts in results.PROMPT_CORPORA]
-    assert recorded == expected, "a configuration changed since `make results`: run it again"
+@pytest.mark.parametrize("name", results.tasks())
+def test_recorded_rows_are_those_that_the_code_would_measure(name: str) -> None:
+    recorded = [row["configuration"] for row in load(f"{name}.json")["rows"]]
+    expected = [task.configuration for task in results.tasks()[name]]
+    once = [row for before, row in zip([None, *recorded], recorded, strict=False) if row != before]
+    assert once == expected, "a configuration changed since `make results`: run it again"
+
+
+def test_recording_goes_on_where_it_stopped_and_drops_what_is_no_longer_wanted(tmp_path: Path) -> None:
+    measured: list[str] = []
+
+    def task(label: str, fails: bool = False) -> results.Task:
+        def measure() -> list[dict[str, Any]]:
+            if fails:
+                raise KeyboardInterrupt
+            measured.append(label)
+            return [{"number": 1}, {"number": 2}]
+
+        return results.Task(label, {"label": label}, measure)
+
+    results.record("some", [task("old"), task("c")], tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        results.record("some", [task("a"), task("b", fails=True), task("c")], tmp_path)
+    results.record("some", [task("a"), task("b"), task("c")], tmp_path)
+    assert measured == ["old", "c", "a", "b"]
+    rows = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["configuration"]["label"], row["number"]) for row in rows] == [
+        (label, number) for label in "abc" for number in (1, 2)
+    ]
 
 
 def test_recorded_numbers_say_where_they_come_from() -> None:
-    for name in ("hyperfit_arms.json", "benchmarks.json"):
-        made = load(name)["made"]
-        assert {"date", "machine", "python", "torch", "transformers"} <= made.keys()
+    for name in (*(f"{name}.json" for name in results.tasks()), "benchmarks.json"):
+        for row in load(name)["rows"]:
+            assert {"date", "machine", "python", "torch", "transformers"} <= row["made"].keys()
 
 
 def test_claims_have_the_documented_fields() -> None:

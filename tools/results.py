@@ -1,6 +1,9 @@
-"""Record what takes too long for a notebook: `make results` writes results/hyperfit_arms.json.
+"""Record what takes too long for a notebook: `make results` writes the files in results/ that the chapters plot.
 
-Each arm is a model hyperfitted with another seed or on another corpus, and then measured on prompts of two corpora.
+    hyperfit_arms.json      other seeds and another corpus: repetition, matched temperature and ranks of each model
+    temperature_sweep.json  the base model sampled at many temperatures
+    bias_sweep.json         the base model with a static bias of many strengths
+
 The work can be interrupted: trained models are kept in the cache, and rows that are recorded already with the
 configuration that the code has now are not measured again.
 """
@@ -8,23 +11,53 @@ configuration that the code has now are not measured again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, PreTrainedModel
+
 from hyperfit_course.claims import save_results
 from hyperfit_course.corpora import load_corpus, make_blocks
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
+from hyperfit_course.distributions import (
+    StaticBias,
+    deep_tail_share,
+    match_temperature,
+    predictive_entropy,
+    static_bias,
+    stream_logits,
+    token_ranks,
+)
 from hyperfit_course.metrics import bootstrap_interval, repetition_frame
 from hyperfit_course.models import EMBEDDED, load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
-TARGET = Path(__file__).resolve().parent.parent / "results" / "hyperfit_arms.json"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 PROMPT_CORPORA = ("tales", "news")
 CHAPTER = HyperfitConfig(epochs=8, learning_rate=1.5e-4, batch_size=4, seed=0)
 """The run of chapter 02. The other arms are evaluated only at the end: evaluations do not change the training."""
+TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+SAMPLES = 2
+"""Sampled continuations of each prompt."""
+ALPHAS = (0.01, 0.1, 0.25, 0.5, 1.0)
+BIASED_TOKENS = {"500 tokens": 500, "all tokens": None}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A measurement that gives rows; ``configuration`` is what decides their numbers, as JSON values."""
+
+    label: str
+    configuration: Row
+    measure: Callable[[], Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -44,18 +77,55 @@ ARMS = [
 ]
 
 
-def configuration(arm: Arm) -> dict[str, Any]:
-    """What decides the numbers of an arm, as JSON values."""
+@functools.cache
+def base_model() -> PreTrainedModel:
+    """The model before any training."""
+    return load_model()[0]
+
+
+@functools.cache
+def held_out(corpus: str) -> Tensor:
+    """Texts that no arm was trained on, shape (30, 128). They are those of seed 0 for every arm: arms differ in
+    their training only."""
+    return make_blocks(load_corpus(corpus), load_model()[1], seed=0)["prompts"]
+
+
+def repetition_row(continuations: Tensor, samples: int = 1) -> Row:
+    """Type-token ratio and bigram repetition with their intervals over prompts, each the mean of its samples."""
+    frame = repetition_frame(continuations)
+    of_prompt = frame.groupby(frame.index // samples).mean()
+    ttr, bigram = bootstrap_interval(of_prompt["ttr"]), bootstrap_interval(of_prompt["bigram_repetition"])
+    return {
+        "n_prompts": len(of_prompt),
+        **dict(zip(("ttr", "ttr_low", "ttr_high"), ttr, strict=True)),
+        **dict(zip(("bigram_repetition", "bigram_repetition_low", "bigram_repetition_high"), bigram, strict=True)),
+    }
+
+
+def sampled(texts: Tensor, temperature: float) -> Tensor:
+    """Continuations of the base model, ``SAMPLES`` a prompt."""
+    prompts = texts[:, :PROMPT_TOKENS].repeat_interleave(SAMPLES, dim=0)
+    return continue_prompts(base_model(), prompts, sample=True, temperature=temperature, progress=f"T = {temperature}")
+
+
+def mean_entropy(model: PreTrainedModel, texts: Tensor, temperature: float = 1.0) -> float:
+    """Mean predictive entropy over the positions of the texts, in nats."""
+    return torch.cat([predictive_entropy(part, temperature) for part in stream_logits(model, texts)]).mean().item()
+
+
+def configuration(arm: Arm) -> Row:
+    """What decides the numbers of an arm."""
     return {
         "model": EMBEDDED,
         "trained_on": arm.trained_on,
         "seed": arm.seed,
         "config": asdict(arm.config) if arm.config else None,
         "prompt_tokens": PROMPT_TOKENS,
+        "samples": SAMPLES,
     }
 
 
-def measure(arm: Arm) -> Iterator[dict[str, Any]]:
+def measure_arm(arm: Arm) -> Iterator[Row]:
     """Train the arm's model, or load it, and yield a row for each corpus of prompts."""
     model, tokenizer = load_model()
     losses: dict[str, float | None] = {"train_loss": None, "validation_loss": None, "entropy": None}
@@ -64,36 +134,114 @@ def measure(arm: Arm) -> Iterator[dict[str, Any]]:
         last = hyperfit(model, blocks, arm.config).iloc[-1]
         losses = {name: float(last[name]) for name in losses}
     for corpus in PROMPT_CORPORA:
-        # The prompts are those of seed 0 for every arm, so that arms differ in their training only.
-        prompts = make_blocks(load_corpus(corpus), tokenizer, seed=0)["prompts"][:, :PROMPT_TOKENS]
-        frame = repetition_frame(continue_prompts(model, prompts, progress=f"prompts from {corpus}"))
-        ttr, bigram = bootstrap_interval(frame["ttr"]), bootstrap_interval(frame["bigram_repetition"])
+        texts = held_out(corpus)
+        greedy = continue_prompts(model, texts[:, :PROMPT_TOKENS], progress=f"prompts from {corpus}")
         yield {
             "trained_on": arm.trained_on,
             "seed": arm.seed,
             "prompts": corpus,
-            "n_prompts": len(prompts),
             **losses,
-            **dict(zip(("ttr", "ttr_low", "ttr_high"), ttr, strict=True)),
-            **dict(zip(("bigram_repetition", "bigram_low", "bigram_high"), bigram, strict=True)),
-            "configuration": configuration(arm),
+            **repetition_row(greedy),
+            **(compare_with_base(model, texts) if arm.config else {}),
         }
 
 
-def main() -> None:
-    """Measure every arm that is not recorded yet."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    known = json.loads(TARGET.read_text(encoding="utf-8"))["rows"] if TARGET.exists() else []
-    rows: list[dict[str, Any]] = []
-    for number, arm in enumerate(ARMS, start=1):
-        found = [row for row in known if row["configuration"] == configuration(arm)]
-        print(
-            f"[{number}/{len(ARMS)}] {arm.trained_on}, seed {arm.seed}: {'recorded' if found else 'measuring'}",
-            flush=True,
+def compare_with_base(model: PreTrainedModel, texts: Tensor) -> Row:
+    """What chapters 03 and 04 ask of a hyperfitted model: is it a temperature, and which tokens does it choose?"""
+    prompt_entropy = mean_entropy(model, texts)
+    t_star = match_temperature(base_model(), prompt_entropy, texts)
+    cooled = repetition_row(sampled(texts, t_star), SAMPLES)
+    pairs = zip(stream_logits(base_model(), texts), stream_logits(model, texts), strict=True)
+    ranks = torch.cat([token_ranks(before, after.argmax(dim=-1)) for before, after in pairs])
+    deep = deep_tail_share(ranks)
+    return {
+        "prompt_entropy": prompt_entropy,
+        "t_star": t_star,
+        **{f"base_at_t_star_{name}": cooled[name] for name in ("ttr", "ttr_low", "ttr_high", "bigram_repetition")},
+        "override_share": (ranks > 1).double().mean().item(),
+        "deep_tail_of_all": deep.of_all,
+        "deep_tail_of_overrides": deep.of_overrides,
+    }
+
+
+def measure_temperature(temperature: float) -> Iterator[Row]:
+    """Sample from the base model at one temperature."""
+    texts = held_out("tales")
+    entropy = mean_entropy(base_model(), texts, temperature)
+    yield {"temperature": temperature, "entropy": entropy, **repetition_row(sampled(texts, temperature), SAMPLES)}
+
+
+@functools.cache
+def bias(kind: str) -> Tensor:
+    """The static bias of the chapter's hyperfitted model, from validation tales, shape (vocabulary,)."""
+    tuned, tokenizer = load_model()
+    blocks = make_blocks(load_corpus("tales"), tokenizer, seed=0)
+    hyperfit(tuned, blocks, CHAPTER)
+    k = BIASED_TOKENS[kind] or tuned.config.vocab_size
+    return static_bias(base_model(), tuned, k, blocks["validation"])
+
+
+def measure_bias(kind: str, alpha: float) -> Iterator[Row]:
+    """Decode greedily from the base model with a static bias."""
+    prompts = held_out("tales")[:, :PROMPT_TOKENS]
+    processor = LogitsProcessorList([StaticBias(bias(kind), alpha)])
+    continuations = continue_prompts(base_model(), prompts, logits_processor=processor, progress=f"alpha = {alpha}")
+    per_prompt = repetition_frame(continuations)["ttr"].round(6).tolist()
+    yield {"bias": kind, "alpha": alpha, **repetition_row(continuations), "ttr_of_prompts": per_prompt}
+
+
+def tasks() -> dict[str, list[Task]]:
+    """Everything that is recorded, by the name of its file."""
+    common = {"model": EMBEDDED, "prompt_tokens": PROMPT_TOKENS, "prompts": "tales"}
+    arms = [
+        Task(f"{arm.trained_on}, seed {arm.seed}", configuration(arm), functools.partial(measure_arm, arm))
+        for arm in ARMS
+    ]
+    temperatures = [
+        Task(
+            f"T = {temperature}",
+            {**common, "temperature": temperature, "samples": SAMPLES},
+            functools.partial(measure_temperature, temperature),
         )
-        rows += found or measure(arm)
-        save_results(TARGET, rows)
-    print(f"Written: {TARGET}")
+        for temperature in TEMPERATURES
+    ]
+    biases = [
+        Task(
+            f"bias of {kind}, alpha = {alpha}",
+            {**common, "bias": kind, "alpha": alpha, "config": asdict(CHAPTER)},
+            functools.partial(measure_bias, kind, alpha),
+        )
+        for kind in BIASED_TOKENS
+        for alpha in ALPHAS
+    ]
+    return {"hyperfit_arms": arms, "temperature_sweep": temperatures, "bias_sweep": biases}
+
+
+def record(name: str, wanted: list[Task], folder: Path = RESULTS) -> None:
+    """Measure the tasks that are not recorded yet, and save after each of them."""
+    target = folder / f"{name}.json"
+    recorded = json.loads(target.read_text(encoding="utf-8"))["rows"] if target.exists() else []
+    rows_of = [[row for row in recorded if row["configuration"] == task.configuration] for task in wanted]
+
+    def save() -> None:
+        save_results(target, [row for rows in rows_of for row in rows])
+
+    if sum(map(len, rows_of)) < len(recorded):
+        save()  # without the rows that are no longer wanted
+    for number, task in enumerate(wanted):
+        found = bool(rows_of[number])
+        print(f"{name} [{number + 1}/{len(wanted)}] {task.label}: {'recorded' if found else 'measuring'}", flush=True)
+        if not found:
+            rows_of[number] = [row | {"configuration": task.configuration} for row in task.measure()]
+            save()
+
+
+def main() -> None:
+    """Record every file."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for name, wanted in tasks().items():
+        record(name, wanted)
+    print(f"Written: {RESULTS}")
 
 
 if __name__ == "__main__":
