@@ -102,10 +102,13 @@ def repetition_row(continuations: Tensor, samples: int = 1) -> Row:
     }
 
 
-def sampled(texts: Tensor, temperature: float) -> Tensor:
-    """Continuations of the base model, ``SAMPLES`` a prompt."""
+def sampled_row(model: PreTrainedModel, texts: Tensor, temperature: float) -> Row:
+    """Repetition of sampled continuations, ``SAMPLES`` a prompt."""
     prompts = texts[:, :PROMPT_TOKENS].repeat_interleave(SAMPLES, dim=0)
-    return continue_prompts(base_model(), prompts, sample=True, temperature=temperature, progress=f"T = {temperature}")
+    label = f"sampled at T = {temperature:.2f}"
+    return repetition_row(
+        continue_prompts(model, prompts, sample=True, temperature=temperature, progress=label), SAMPLES
+    )
 
 
 def mean_entropy(model: PreTrainedModel, texts: Tensor, temperature: float = 1.0) -> float:
@@ -150,14 +153,18 @@ def compare_with_base(model: PreTrainedModel, texts: Tensor) -> Row:
     """What chapters 03 and 04 ask of a hyperfitted model: is it a temperature, and which tokens does it choose?"""
     prompt_entropy = mean_entropy(model, texts)
     t_star = match_temperature(base_model(), prompt_entropy, texts)
-    cooled = repetition_row(sampled(texts, t_star), SAMPLES)
+    ways = {"base_at_t_star": sampled_row(base_model(), texts, t_star), "sampled": sampled_row(model, texts, 1.0)}
     pairs = zip(stream_logits(base_model(), texts), stream_logits(model, texts), strict=True)
     ranks = torch.cat([token_ranks(before, after.argmax(dim=-1)) for before, after in pairs])
     deep = deep_tail_share(ranks)
     return {
         "prompt_entropy": prompt_entropy,
         "t_star": t_star,
-        **{f"base_at_t_star_{name}": cooled[name] for name in ("ttr", "ttr_low", "ttr_high", "bigram_repetition")},
+        **{
+            f"{way}_{name}": row[name]
+            for way, row in ways.items()
+            for name in ("ttr", "ttr_low", "ttr_high", "bigram_repetition")
+        },
         "override_share": (ranks > 1).double().mean().item(),
         "deep_tail_of_all": deep.of_all,
         "deep_tail_of_overrides": deep.of_overrides,
@@ -168,7 +175,7 @@ def measure_temperature(temperature: float) -> Iterator[Row]:
     """Sample from the base model at one temperature."""
     texts = held_out("tales")
     entropy = mean_entropy(base_model(), texts, temperature)
-    yield {"temperature": temperature, "entropy": entropy, **repetition_row(sampled(texts, temperature), SAMPLES)}
+    yield {"temperature": temperature, "entropy": entropy, **sampled_row(base_model(), texts, temperature)}
 
 
 @functools.cache
