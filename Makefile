@@ -32,8 +32,8 @@ assets: setup ## fetch the model and the texts (about 1 minute, once)
 	@echo "Model and texts: about 1 minute the first time, then at once"
 	@$(BIN)/python -m hyperfit_course.assets
 
-book: assets ## run every notebook that changed and build the book (about 15 minutes the first time on 2 cores)
-	@echo "Notebooks: about 12 minutes the first time on 2 cores, then only those that changed"
+book: assets ## run every notebook that changed and build the book (about 20 minutes the first time on 2 cores)
+	@echo "Notebooks: about 17 minutes the first time on 2 cores, then only those that changed"
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py seed --from executed
 	@$(MAKE) --no-print-directory pages
@@ -54,11 +54,11 @@ serve: ## show the built book at http://localhost:8000 (another port: make serve
 	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-test: assets lint ## check code, notebooks and every output they promise (about 10 minutes on 2 cores)
+test: assets lint ## check code, notebooks and every output they promise (about 15 minutes on 2 cores)
 	@echo "Unit tests: about 2 minutes"
 	@$(BIN)/python -m pytest -q tests
 	@$(BIN)/python tools/notebooks.py check
-	@echo "Every committed notebook, cell by cell: about 4 minutes, and 8 more if the model has to be trained"
+	@echo "Every committed notebook, cell by cell: about 8 minutes, and 4 to 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
 
 lint: setup ## check style and types (a minute or two the first time, then seconds)
@@ -71,7 +71,7 @@ notebooks: assets ## authors: run the notebooks that changed and put them beside
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py publish
 
-results: assets ## authors: record seeds, sweeps and arms in results/ (about half an hour; goes on where it stopped)
+results: assets ## authors: record seeds, sweeps and arms in results/ (about 40 minutes; goes on where it stopped)
 	@$(BIN)/python tools/results.py
 
 benchmarks: assets ## measure speed and memory against other libraries (about 15 minutes)

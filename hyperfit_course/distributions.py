@@ -320,7 +320,7 @@ def deep_tail_share(ranks: Tensor, threshold: int = 10, mask: Tensor | None = No
 
 @torch.no_grad()
 def static_bias(
-    base: Tensor | PreTrainedModel, tuned: Tensor | PreTrainedModel, k: int = 500, blocks: Tensor | None = None
+    base: Tensor | PreTrainedModel, tuned: Tensor | PreTrainedModel, k: int | None = 500, blocks: Tensor | None = None
 ) -> Tensor:
     """One offset a token, the same in all contexts: the fixed preference that hyperfitting might be.
 
@@ -330,7 +330,7 @@ def static_bias(
 
     Args:
         base, tuned: logits of the same positions, shape (..., vocabulary), or two models.
-        k: number of tokens with an offset.
+        k: number of tokens with an offset; ``None`` gives each token its mean change, whatever its rank.
         blocks: where models are given, the texts to average over, shape (n, size).
 
     Returns:
@@ -341,13 +341,19 @@ def static_bias(
     """
     gains, changes, positions = [], [], 0
     for before, after in zip(_reader(base, blocks)(), _reader(tuned, blocks)(), strict=True):
-        gains.append(rank_shifts(before, after).sum(dim=0, dtype=torch.float64))
+        vocabulary = before.shape[-1]
+        if k is not None and not 1 <= k <= vocabulary:
+            raise ValueError(
+                f"k={k} tokens cannot have an offset: choose k between 1 and the vocabulary's {vocabulary}."
+            )
         changes.append(_centred_change(before, after).sum(dim=0, dtype=torch.float64))
+        if k is not None:
+            gains.append(rank_shifts(before, after).sum(dim=0, dtype=torch.float64))
         positions += len(before)
-    gain, change = torch.stack(gains).sum(dim=0), torch.stack(changes).sum(dim=0) / positions
-    if not 1 <= k <= len(gain):
-        raise ValueError(f"k={k} tokens cannot have an offset: choose k between 1 and the vocabulary's {len(gain)}.")
-    promoted = gain.topk(k).indices
+    change = torch.stack(changes).sum(dim=0) / positions
+    if k is None:
+        return change.float()
+    promoted = torch.stack(gains).sum(dim=0).topk(k).indices
     return torch.zeros_like(change).index_copy(0, promoted, change[promoted]).float()
 
 

@@ -258,6 +258,11 @@ def test_static_bias_is_the_mean_change_of_the_tokens_that_gained_most() -> None
     torch.testing.assert_close(bias[[3, 17]], offset[[3, 17]] - offset.mean())
 
 
+def test_bias_of_all_tokens_is_that_of_the_whole_vocabulary() -> None:
+    base, tuned = random(40, 30), random(40, 30, seed=1)
+    torch.testing.assert_close(static_bias(base, tuned, k=None), static_bias(base, tuned, k=30))
+
+
 def test_static_bias_of_models_is_that_of_their_logits() -> None:
     base, tuned, blocks = tiny_model(0), tiny_model(1), torch.randint(0, 256, (3, 12))
     logits = [torch.cat(list(stream_logits(model, blocks))) for model in (base, tuned)]
@@ -267,7 +272,7 @@ def test_static_bias_of_models_is_that_of_their_logits() -> None:
 def test_whole_static_change_injected_gives_the_tuned_distribution() -> None:
     base = random(5, 30)
     tuned = base + 2 * random(30, seed=1)
-    injected = StaticBias(static_bias(base, tuned, k=30), alpha=1.0)(torch.zeros(5, 1), base)
+    injected = StaticBias(static_bias(base, tuned, k=None), alpha=1.0)(torch.zeros(5, 1), base)
     torch.testing.assert_close(injected.softmax(-1), tuned.softmax(-1))
 
 

@@ -184,8 +184,7 @@ def bias(kind: str) -> Tensor:
     tuned, tokenizer = load_model()
     blocks = make_blocks(load_corpus("tales"), tokenizer, seed=0)
     hyperfit(tuned, blocks, CHAPTER)
-    k = BIASED_TOKENS[kind] or tuned.config.vocab_size
-    return static_bias(base_model(), tuned, k, blocks["validation"])
+    return static_bias(base_model(), tuned, BIASED_TOKENS[kind], blocks["validation"])
 
 
 def measure_bias(kind: str, alpha: float) -> Iterator[Row]:
