@@ -106,11 +106,11 @@ def sweep_figure(curve: pd.DataFrame, points: pd.DataFrame) -> Figure:
     """
     figure, panels = plt.subplots(1, 2, figsize=(9, 4))
     measures = {"ttr": "type-token ratio", "bigram_repetition": "bigram repetition"}
-    for axes, (column, label) in zip(panels, measures.items(), strict=True):
+    for axes, (column, label), below in zip(panels, measures.items(), (-11, 4), strict=True):
         axes.plot(curve["entropy"], curve[column], marker="o", color=MODEL_COLOURS["base"], label="base, sampled at T")
         for temperature, row in curve.iterrows():
             axes.annotate(
-                f"{temperature:g}", (row["entropy"], row[column]), xytext=(4, -11), textcoords="offset points"
+                f"{temperature:g}", (row["entropy"], row[column]), xytext=(4, below), textcoords="offset points"
             )
         for marker, (name, row) in zip("DsP^v", points.iterrows(), strict=False):
             colour = MODEL_COLOURS["hyperfitted" if str(name).startswith("hyperfitted") else "base"]
@@ -124,16 +124,16 @@ def alpha_figure(frames: Mapping[str, pd.DataFrame], levels: Mapping[str, tuple[
     """What adding a static bias does, for growing alpha.
 
     Args:
-        frames: for each kind of bias one row an alpha (the index), columns ``ttr`` and ``bigram_repetition``, each
-            with its interval in ``<column>_low`` and ``<column>_high``.
+        frames: for each of two kinds of bias one row an alpha (the index), columns ``ttr`` and
+            ``bigram_repetition``, each with its interval in ``<column>_low`` and ``<column>_high``.
         levels: type-token ratio and bigram repetition to compare with, drawn as lines, for each model.
     """
     figure, panels = plt.subplots(1, 2, figsize=(9, 4))
     measures = {"ttr": "type-token ratio", "bigram_repetition": "bigram repetition"}
     for index, (axes, (column, label)) in enumerate(zip(panels, measures.items(), strict=True)):
-        for marker, (name, frame) in zip("os", frames.items(), strict=False):
+        for (marker, colour), (name, frame) in zip((("o", "#009E73"), ("s", "#AA4499")), frames.items(), strict=True):
             spread = [frame[column] - frame[f"{column}_low"], frame[f"{column}_high"] - frame[column]]
-            axes.errorbar(frame.index, frame[column], yerr=spread, marker=marker, capsize=3, label=name)
+            axes.errorbar(frame.index, frame[column], yerr=spread, marker=marker, capsize=3, label=name, color=colour)
         for name, level in levels.items():
             axes.axhline(level[index], linestyle="--", color=MODEL_COLOURS[name], label=f"{name}, no bias")
         axes.set(xlabel="alpha", ylabel=label, xscale="log", ylim=(0, 1))
