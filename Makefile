@@ -56,7 +56,7 @@ serve: ## show the built book at http://localhost:8000 (another port: make serve
 
 test: assets lint ## check code, notebooks and every output they promise (about 15 minutes on 2 cores)
 	@echo "Unit tests: about 2 minutes"
-	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/python -m pytest -q -rs tests
 	@$(BIN)/python tools/notebooks.py check
 	@echo "Every committed notebook, cell by cell: about 8 minutes, and 4 to 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)

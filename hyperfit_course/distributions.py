@@ -400,22 +400,23 @@ def variance_explained(
         ValueError: the shapes do not fit, there are fewer than two texts, or one has a single position.
     """
     change = _centred_change(base_logits, tuned_logits).double()
-    names, which, sizes = contexts.unique(return_inverse=True, return_counts=True)
+    names, which, sizes = contexts.to(change.device).unique(return_inverse=True, return_counts=True)
     if contexts.shape != change.shape[:1] or len(names) < 2 or int(sizes.min()) < 2:
         raise ValueError(
             "Name the text of each position, at least two texts with two positions each: contexts of shape "
             f"({len(change)},), not {tuple(contexts.shape)} with {len(names)} texts."
         )
     total = change.square().sum()
-    sums = torch.zeros(len(names), change.shape[1], dtype=change.dtype).index_add_(0, which, change)
+    sums = change.new_zeros(len(names), change.shape[1]).index_add_(0, which, change)
     others = (sums.sum(dim=0) - sums) / (len(change) - sizes)[:, None]
     siblings = (sums[which] - change) / (sizes[which] - 1)[:, None]
-    energies = torch.linalg.eigvalsh(change @ change.T).flip(0).clamp(min=0) if ranks else change
     shares = {
         "static": 1 - (change - others[which]).square().sum() / total,
         "per context": 1 - (change - siblings).square().sum() / total,
-        **{f"rank {rank}": energies[:rank].sum() / energies.sum() for rank in ranks},
     }
+    if ranks:
+        energies = torch.linalg.eigvalsh(change @ change.T).flip(0).clamp(min=0)
+        shares |= {f"rank {rank}": energies[:rank].sum() / total for rank in ranks}
     return {name: share.item() for name, share in shares.items()}
 
 

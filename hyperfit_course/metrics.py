@@ -103,7 +103,7 @@ def repetition_frame(continuations: Iterable[Sequence[int] | Tensor]) -> pd.Data
 
 
 def bootstrap_interval(
-    values: ArrayLike,
+    values: ArrayLike | Tensor,
     statistic: Callable[..., np.ndarray] = np.mean,
     level: float = 0.95,
     resamples: int = 10_000,
@@ -124,7 +124,7 @@ def bootstrap_interval(
     Raises:
         ValueError: there is no value, or one is not finite.
     """
-    array = np.asarray(values, dtype=float)
+    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=float)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError("A bootstrap interval needs at least one value, and only finite ones: drop empty texts first.")
     drawn = np.random.default_rng(seed).choice(array, size=(resamples, array.size))

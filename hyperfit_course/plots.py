@@ -149,7 +149,7 @@ def rank_figure(ranks: Mapping[str, Tensor]) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(7, 3.8))
     for style, (name, values) in zip(("-", "--", ":"), ranks.items(), strict=False):
-        ordered = values.flatten().sort().values.numpy()
+        ordered = values.flatten().sort().values.cpu().numpy()
         beyond = 1 - np.arange(1, len(ordered) + 1) / len(ordered)
         axes.step(ordered, beyond, where="post", linestyle=style, linewidth=2, label=name)
     axes.axvline(10, color="#555555", linewidth=1)

@@ -28,6 +28,11 @@ def test_recorded_rows_are_those_that_the_code_would_measure(name: str) -> None:
     assert once == expected, "a configuration changed since `make results`: run it again"
 
 
+def test_every_recorded_arm_has_a_row_for_each_corpus_of_prompts() -> None:
+    prompts = [row["prompts"] for row in load("hyperfit_arms.json")["rows"]]
+    assert prompts == list(results.PROMPT_CORPORA) * len(results.ARMS)
+
+
 def test_recording_goes_on_where_it_stopped_and_drops_what_is_no_longer_wanted(tmp_path: Path) -> None:
     measured: list[str] = []
 
