@@ -1,9 +1,13 @@
-"""What the benchmarks share: peak memory, and the file that they write."""
+"""What the benchmarks share: a process for each measurement, peak memory, and the file that they write."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,43 @@ def peak_memory_megabytes() -> float:
         return float("nan")
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
+
+
+def time_in_turn(description: str, ways: Mapping[str, Callable[[], float]]) -> dict[str, dict[str, Any]]:
+    """The command line of a benchmark: time each way in a process of its own, all ways in turn, several times.
+
+    A process of its own, since memory that one way leaves behind, or settings that it makes, would help another.
+
+    Args:
+        description: what ``--help`` prints.
+        ways: functions that give the seconds of one epoch.
+
+    Returns:
+        For each way ``seconds`` (of every run), ``median_seconds`` and ``peak_memory_megabytes``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5, help="how often each way is timed (default: 5)")
+    parser.add_argument("--only", choices=ways, help="time this way, once, and print what came out as JSON")
+    arguments = parser.parse_args()
+    if arguments.only:
+        seconds = ways[arguments.only]()
+        print(json.dumps({"seconds": seconds, "megabytes": peak_memory_megabytes()}))
+        sys.exit()
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for run in range(1, arguments.runs + 1):
+        for name in ways:
+            command = [sys.executable, sys.argv[0], "--only", name]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            measured[name].append(json.loads(output.splitlines()[-1]))
+            print(f"run {run}/{arguments.runs} {name}: {measured[name][-1]['seconds']:.2f} s", flush=True)
+    return {
+        name: {
+            "seconds": [round(run["seconds"], 2) for run in runs],
+            "median_seconds": round(statistics.median(run["seconds"] for run in runs), 2),
+            "peak_memory_megabytes": round(max(run["megabytes"] for run in runs), -1),
+        }
+        for name, runs in measured.items()
+    }
 
 
 def save_benchmark(name: str, rows: Sequence[Mapping[str, Any]], target: Path = TARGET) -> None:

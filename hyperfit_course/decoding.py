@@ -14,11 +14,11 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
 )
 
+from hyperfit_course.anatomy import CausalLM, unwrapped
 from hyperfit_course.distributions import entropy_bounds, match_temperature_per_position, predictive_entropy
 from hyperfit_course.models import context_length
 
@@ -49,7 +49,7 @@ class EntropyMatched(LogitsProcessor):
         reference: the other model; it reads what is being written.
     """
 
-    def __init__(self, reference: PreTrainedModel) -> None:
+    def __init__(self, reference: CausalLM) -> None:
         self.reference = reference
         self.cache: Any = None
 
@@ -65,7 +65,7 @@ class EntropyMatched(LogitsProcessor):
 
 
 @contextlib.contextmanager
-def _plain(model: PreTrainedModel) -> Iterator[None]:
+def _plain(model: CausalLM) -> Iterator[None]:
     """Evaluation mode, and no generation defaults of the model's own.
 
     Instruct models carry repetition penalties and the like, and transformers fills every setting that is left open
@@ -83,7 +83,7 @@ def _plain(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.inference_mode()
 def continue_prompts(
-    model: PreTrainedModel,
+    model: CausalLM,
     prompts: Tensor,
     max_new_tokens: int = NEW_TOKENS,
     *,
@@ -121,6 +121,7 @@ def continue_prompts(
             f"A prompt of {prompts.shape[1]} tokens and {max_new_tokens} new ones exceed the model's context of "
             f"{context_length(model)}: ask for fewer."
         )
+    model = unwrapped(model)  # PEFT's wrapper would leave our settings behind in the model
     own = model.generation_config
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from scipy.optimize import elementwise, root_scalar
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import LogitsProcessor
 
+from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
 from hyperfit_course.losses import has_plain_head
 
 CHUNK = 128
@@ -31,7 +32,7 @@ _WIDEST = 50 * math.log(2)
 
 
 @torch.no_grad()
-def stream_logits(model: PreTrainedModel, blocks: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
+def stream_logits(model: CausalLM, blocks: Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
     """A model's next-token logits at every position of the blocks that has a next token, a few at a time.
 
     Args:
@@ -47,9 +48,7 @@ def stream_logits(model: PreTrainedModel, blocks: Tensor, chunk: int = CHUNK) ->
 
 
 @torch.no_grad()
-def _reader(
-    source: Tensor | PreTrainedModel, blocks: Tensor | None, chunk: int = CHUNK
-) -> Callable[[], Iterator[Tensor]]:
+def _reader(source: Tensor | CausalLM, blocks: Tensor | None, chunk: int = CHUNK) -> Callable[[], Iterator[Tensor]]:
     """A function that starts to read the logits of the source from the first position, as often as it is called."""
     if isinstance(source, Tensor):
         rows = source.reshape(-1, source.shape[-1])
@@ -65,8 +64,8 @@ def _reader(
             for part in source(input_ids=piece, use_cache=False).logits[0, :-1].split(chunk)
         )
     # The final hidden states are small, 85 times smaller than the logits: they are computed once.
-    states = torch.cat([source.base_model(input_ids=piece, use_cache=False)[0][0, :-1] for piece in pieces])
-    head = source.get_output_embeddings().weight.detach()
+    states = torch.cat([body_of(source)(input_ids=piece, use_cache=False)[0][0, :-1] for piece in pieces])
+    head = unwrapped(source).get_output_embeddings().weight.detach()
     return lambda: ((part @ head.T).float() for part in states.split(chunk))
 
 
@@ -120,7 +119,7 @@ def _entropy(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_temperature(source: Tensor | PreTrainedModel, target_entropy: float, blocks: Tensor | None = None) -> float:
+def match_temperature(source: Tensor | CausalLM, target_entropy: float, blocks: Tensor | None = None) -> float:
     """The temperature T* at which the *mean* entropy of a model is the target's, to 1e-4 nats.
 
     The entropy rises with the temperature, so there is one such T*, and a bracket around it and Brent's method find
@@ -320,7 +319,7 @@ def deep_tail_share(ranks: Tensor, threshold: int = 10, mask: Tensor | None = No
 
 @torch.no_grad()
 def static_bias(
-    base: Tensor | PreTrainedModel, tuned: Tensor | PreTrainedModel, k: int | None = 500, blocks: Tensor | None = None
+    base: Tensor | CausalLM, tuned: Tensor | CausalLM, k: int | None = 500, blocks: Tensor | None = None
 ) -> Tensor:
     """One offset a token, the same in all contexts: the fixed preference that hyperfitting might be.
 

@@ -13,53 +13,64 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
-CHUNK = 512
-"""Positions a chunk: 512 x 49,152 float32 logits are 100 MB, small enough to hold and large enough for a fast matrix
+from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
+
+CHUNK = 256
+"""Positions a chunk: 256 x 49,152 float32 logits are 50 MB, small enough to hold and large enough for a fast matrix
 product."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of ``hidden @ weight.T``, with the gradient computed in the forward pass."""
+    """Mean cross-entropy of ``hidden @ weight.T``, with the gradients that are wanted computed in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, of_hidden: bool, of_weight: bool
+    ) -> Tensor:
         device = hidden.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         h, w = hidden.to(dtype), weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.promote_types(torch.float32, hidden.dtype))
-        # The gradients stay unscaled (every entry of softmax - one-hot lies in [-1, 1]) until backward divides
-        # by the number of positions: divided here, they would underflow in float16.
-        grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        # Within a chunk the gradients stay unscaled: every entry of softmax - one-hot lies in [-1, 1]. They are
+        # divided by the number of positions after the sums, since in float16 they would underflow.
+        grad_hidden = torch.empty_like(hidden) if of_hidden else None
+        grad_weight = torch.zeros_like(weight) if of_weight else None
         with torch.autocast(device, enabled=False):
             for start in range(0, len(h), chunk):
                 part, goal = h[start : start + chunk], targets[start : start + chunk, None]
                 log_p = (part @ w.T).to(total.dtype).log_softmax(dim=-1)
                 total -= log_p.gather(-1, goal).sum()
+                if not (of_hidden or of_weight):
+                    continue
                 error = log_p.exp_().scatter_add_(-1, goal, -log_p.new_ones(goal.shape)).to(dtype)
-                grad_hidden[start : start + chunk] = error @ w
-                if dtype == weight.dtype:
+                if grad_hidden is not None:
+                    grad_hidden[start : start + chunk] = error @ w
+                if grad_weight is not None and dtype == weight.dtype:
                     grad_weight.addmm_(error.T, part)  # in place: no second table of the head's size
-                else:
+                elif grad_weight is not None:
                     grad_weight += error.T @ part
+        for grad in (grad_hidden, grad_weight):
+            if grad is not None:
+                grad /= len(h)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total / len(h)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grad_output / len(grad_hidden)
-        return (grad_hidden * scale).to(grad_hidden.dtype), (grad_weight * scale).to(grad_weight.dtype), None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if grad_output == 1:  # the usual case needs no second table of the head's size
+            return *ctx.saved_tensors, None, None, None, None
+        scaled = (None if grad is None else (grad * grad_output).to(grad.dtype) for grad in ctx.saved_tensors)
+        return *scaled, None, None, None, None
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
     """Mean cross-entropy of a linear head, without ever holding all logits.
 
     Equal to ``F.cross_entropy(hidden @ weight.T, targets)`` up to rounding, in value and in gradients. Under
-    autocast the matrix products run in the lower precision; sums are kept in float32.
+    autocast the matrix products run in the lower precision; sums are kept in float32. What is frozen gets no
+    gradient, and the product that would give it is left out: of three for a chunk, a frozen head saves one.
 
     Args:
         hidden: final hidden states, shape (n, d).
@@ -83,16 +94,17 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
             f"Expected hidden (n, d) with n > 0, weight (vocabulary, d) and targets (n,), not {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)} and {tuple(targets.shape)}."
         )
-    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk)
+    of_hidden, of_weight = (torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
+    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk, of_hidden, of_weight)
 
 
-def has_plain_head(model: PreTrainedModel) -> bool:
+def has_plain_head(model: CausalLM) -> bool:
     """Whether the logits are nothing but ``hidden @ weight.T``, tried on a few tokens.
 
     False for models that add a bias, scale the logits or cap them softly (Gemma 2): these need the plain loss.
     """
-    head, body = model.get_output_embeddings(), model.base_model
-    if head is None or body is model or getattr(head, "bias", None) is not None:
+    head, body = unwrapped(model).get_output_embeddings(), body_of(model)
+    if head is None or body is unwrapped(model) or getattr(head, "bias", None) is not None:
         return False
     if getattr(model.config, "final_logit_softcapping", None):  # small logits would hide it from the trial
         return False
@@ -106,7 +118,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     return logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-3, atol=1e-3)
 
 
-def next_token_loss(model: PreTrainedModel, blocks: Tensor, plain_head: bool) -> Tensor:
+def next_token_loss(model: CausalLM, blocks: Tensor, plain_head: bool) -> Tensor:
     """Mean loss of predicting each token of the blocks from those before it, in nats.
 
     Args:
@@ -116,7 +128,7 @@ def next_token_loss(model: PreTrainedModel, blocks: Tensor, plain_head: bool) ->
     """
     targets = blocks[:, 1:].reshape(-1)
     if plain_head:
-        hidden = model.base_model(input_ids=blocks, use_cache=False)[0][:, :-1]
-        return linear_cross_entropy(hidden.flatten(0, 1), model.get_output_embeddings().weight, targets)
+        hidden = body_of(model)(input_ids=blocks, use_cache=False)[0][:, :-1]
+        return linear_cross_entropy(hidden.flatten(0, 1), unwrapped(model).get_output_embeddings().weight, targets)
     logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
     return F.cross_entropy(logits.flatten(0, 1).float(), targets)

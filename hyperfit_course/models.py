@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import artifact, sha256_file
 from hyperfit_course.assets import fetch
 
@@ -118,7 +120,7 @@ def _no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: nn.Module) -> str:
     """SHA-256 over names and values of all weights: equal for equal models, wherever they were loaded from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -127,7 +129,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def context_length(model: PreTrainedModel) -> int:
+def context_length(model: CausalLM) -> int:
     """Most tokens that the model can read at once, as its configuration says (GPT-2 calls it ``n_positions``)."""
     config = model.config.get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 1 << 30)

@@ -7,29 +7,34 @@ here: what this module adds is that a run is never lost and never done twice.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, get_constant_schedule_with_warmup
+from transformers import get_constant_schedule_with_warmup
 
-from hyperfit_course import losses
+from hyperfit_course import anatomy, late_stage, losses
+from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import artifact, clear_checkpoints, code_digest, load_checkpoint, save_checkpoint
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
-from hyperfit_course.distributions import predictive_entropy
+from hyperfit_course.distributions import predictive_entropy, stream_logits
+from hyperfit_course.late_stage import FrozenPrefix, LateStageError, frozen_depth, frozen_prefix
 from hyperfit_course.metrics import repetition_frame
 from hyperfit_course.models import context_length, fingerprint
 
@@ -64,11 +69,12 @@ class HyperfitConfig:
     """Decides the order of the blocks."""
 
 
-def hyperfit(model: PreTrainedModel, blocks: Mapping[str, Tensor], config: HyperfitConfig) -> pd.DataFrame:
-    """Train all weights of ``model``, in place, until its training loss is nearly zero.
+def hyperfit(model: CausalLM, blocks: Mapping[str, Tensor], config: HyperfitConfig) -> pd.DataFrame:
+    """Train all weights of ``model`` that require gradients, in place, until its training loss is nearly zero.
 
     AdamW without weight decay, dropout off, gradients clipped, bfloat16 autocast where the hardware has it (float16
-    with loss scaling on older GPUs, float32 elsewhere).
+    with loss scaling on older GPUs, float32 elsewhere). Leading blocks that are frozen run once, and not at every
+    step (:class:`~hyperfit_course.late_stage.FrozenPrefix`).
 
     The trained weights are kept in the cache under a key of the model's weights, the blocks, the configuration and
     the code. The same call, later or in another notebook, loads them instead of training again. A run that was
@@ -76,7 +82,8 @@ def hyperfit(model: PreTrainedModel, blocks: Mapping[str, Tensor], config: Hyper
     on that machine.
 
     Args:
-        model: a causal language model; it is changed.
+        model: a causal language model, or one with adapters
+            (:func:`~hyperfit_course.late_stage.late_stage_lora`); it is changed.
         blocks: token ids ``{"train": (n, size), "validation": (m, size), "prompts": (k, size)}``, from
             :func:`~hyperfit_course.corpora.make_blocks`.
         config: the settings of the run.
@@ -86,24 +93,34 @@ def hyperfit(model: PreTrainedModel, blocks: Mapping[str, Tensor], config: Hyper
         ``running_loss`` (mean over the epoch's steps), and for evaluated epochs the columns of :func:`evaluate`.
 
     Raises:
-        TrainingError: the settings do not fit the blocks or the model, or the loss is no longer a number.
+        TrainingError: the settings do not fit the blocks or the model, nothing in the model is trainable, or the loss
+            is no longer a number.
         CacheError: the disk is full or read-only.
     """
     _check(model, blocks, config)
     precision = training_precision(model.device)
     key = {
-        "code": code_digest(sys.modules[__name__], losses),
+        "code": code_digest(sys.modules[__name__], anatomy, late_stage, losses),
         "model": fingerprint(model),
+        "trained": sorted(_weights(model)),
+        "adapters": _adapters(model),
         "blocks": {split: _tensor_digest(rows) for split, rows in sorted(blocks.items())},
         "config": asdict(config),
         "precision": precision,
         "device": model.device.type,
     }
-    started = time.time()
-    folder = artifact("hyperfitted", key, lambda work: _train(model, blocks, config, precision, work))
-    _put_weights(model, load_file(folder / WEIGHTS))
+    trained_now = False
+
+    def train(work: Path) -> None:
+        nonlocal trained_now
+        trained_now = True
+        _train(model, blocks, config, precision, work)
+
+    folder = artifact("hyperfitted", key, train)
     history = pd.DataFrame(json.loads((folder / HISTORY).read_text(encoding="utf-8")))
-    if (folder / WEIGHTS).stat().st_mtime < started:
+    if not trained_now:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            _put_weights(model, file.get_tensor)
         minutes = history["seconds"].sum() / 60
         print(f"Loaded from the cache: this run was done before, in {minutes:.1f} minutes of training.")
     return history
@@ -123,9 +140,7 @@ def training_precision(device: torch.device) -> str:
 
 
 @torch.no_grad()
-def evaluate(
-    model: PreTrainedModel, blocks: Mapping[str, Tensor], n_prompts: int, batch_size: int = 4
-) -> dict[str, float]:
+def evaluate(model: CausalLM, blocks: Mapping[str, Tensor], n_prompts: int, batch_size: int = 4) -> dict[str, float]:
     """Losses, sharpness and repetition of a model.
 
     Returns:
@@ -134,22 +149,24 @@ def evaluate(
         prompts ``ttr`` and ``bigram_repetition`` (means).
     """
     plain_head = losses.has_plain_head(model)
-    sums = dict.fromkeys(("train_loss", "validation_loss", "entropy"), 0.0)
-    for batch in blocks["train"].split(batch_size):
-        share = len(batch) / len(blocks["train"])
-        sums["train_loss"] += share * losses.next_token_loss(model, batch.to(model.device), plain_head).item()
-    for batch in blocks["validation"].split(batch_size):
-        share = len(batch) / len(blocks["validation"])
-        logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1].flatten(0, 1).float()
-        targets = batch[:, 1:].flatten().to(model.device)
-        sums["validation_loss"] += share * F.cross_entropy(logits, targets).item()
-        sums["entropy"] += share * predictive_entropy(logits).mean().item()
+    sums = {"train_loss": 0.0, "validation_loss": 0.0}
+    for split in ("train", "validation"):
+        for batch in blocks[split].split(batch_size):
+            loss = losses.next_token_loss(model, batch.to(model.device), plain_head).item()
+            sums[f"{split}_loss"] += loss * len(batch) / len(blocks[split])
+    entropies = torch.cat([predictive_entropy(logits) for logits in stream_logits(model, blocks["validation"])])
     continuations = continue_prompts(model, blocks["prompts"][:n_prompts, :PROMPT_TOKENS], NEW_TOKENS)
     repetition = repetition_frame(continuations).mean()
-    return sums | {"ttr": repetition["ttr"], "bigram_repetition": repetition["bigram_repetition"]}
+    return sums | {
+        "entropy": entropies.mean().item(),
+        "ttr": repetition["ttr"],
+        "bigram_repetition": repetition["bigram_repetition"],
+    }
 
 
-def _check(model: PreTrainedModel, blocks: Mapping[str, Tensor], config: HyperfitConfig) -> None:
+def _check(model: CausalLM, blocks: Mapping[str, Tensor], config: HyperfitConfig) -> None:
+    if not _weights(model):
+        raise TrainingError("Nothing in the model is trainable: every parameter is frozen (requires_grad is False).")
     count, size = blocks["train"].shape
     prompts, prompt_size = blocks["prompts"].shape
     if size > context_length(model):
@@ -171,15 +188,26 @@ def _tensor_digest(rows: Tensor) -> str:
     return hashlib.sha256(f"{tuple(rows.shape)}".encode() + rows.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Every parameter once: tied ones appear under one name."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+def _adapters(model: CausalLM) -> Any:
+    """Settings of the adapters, which their weights do not show: the strength above all."""
+    if not isinstance(model, PeftModel):
+        return None
+    elsewhere = ("base_model_name_or_path", "revision", "inference_mode")
+    settings = {
+        adapter: {name: value for name, value in config.to_dict().items() if name not in elsewhere}
+        for adapter, config in model.peft_config.items()
+    }
+    return json.loads(json.dumps(settings, default=sorted))  # module names come as sets
 
 
-def _put_weights(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+def _weights(model: CausalLM) -> dict[str, Tensor]:
+    """Every parameter that is trained, once: tied ones appear under one name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _put_weights(model: CausalLM, get: Callable[[str], Tensor]) -> None:
+    for name, parameter in _weights(model).items():
+        parameter.copy_(get(name))
     model.eval()
 
 
@@ -187,7 +215,7 @@ def _put_weights(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
 class _TrainingState:
     """Everything that decides how a run goes on: what a checkpoint has to hold."""
 
-    model: PreTrainedModel
+    model: CausalLM
     optimizer: Any
     schedule: Any
     scaler: Any
@@ -216,7 +244,7 @@ class _TrainingState:
         if found is None:
             return []
         tensors, notes = found
-        _put_weights(self.model, {name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+        _put_weights(self.model, lambda name: tensors[f"model.{name}"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
@@ -232,13 +260,41 @@ class _TrainingState:
         return notes["history"]
 
 
+def _keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed, for the next tensor of that size.
+
+    glibc hands large blocks back to the system at once, and the system fills each new one with zeros, page by page:
+    up to a third of a step on a CPU. Elsewhere nothing is done.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if tune:
+        tune(-4, 0)  # M_MMAP_MAX: no allocation of its own from the system for a large block
+        tune(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give the heap's end back only beyond this
+
+
+def _cached_prefix(model: CausalLM, train: Tensor, batch_size: int) -> FrozenPrefix | None:
+    """What the frozen blocks before the first trained one put out; nothing where there are none."""
+    depth = frozen_depth(model)
+    try:
+        return frozen_prefix(model, train, depth, batch_size) if depth else None
+    except LateStageError as error:
+        print(f"Every step runs all blocks. {error}", flush=True)
+        return None
+
+
 def _train(
-    model: PreTrainedModel, blocks: Mapping[str, Tensor], config: HyperfitConfig, precision: str, work: Path
+    model: CausalLM,
+    blocks: Mapping[str, Tensor],
+    config: HyperfitConfig,
+    precision: str,
+    work: Path,
 ) -> None:
     """Train from the last checkpoint in ``work``, or from the start, and leave weights and history there."""
+    _keep_freed_memory()
     accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
     model.eval()  # switches dropout off everywhere; gradients are not affected
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
     schedule = get_constant_schedule_with_warmup(optimizer, config.warmup_steps)
     optimizer, schedule = accelerator.prepare(optimizer, schedule)
     state = _TrainingState(model, optimizer, schedule, accelerator.scaler, torch.Generator().manual_seed(config.seed))
@@ -248,16 +304,18 @@ def _train(
 
     plain_head = losses.has_plain_head(model)
     train, done = blocks["train"], len(history) - 1
+    with accelerator.autocast():
+        prefix = _cached_prefix(model, train, config.batch_size)
     steps = math.ceil(len(train) / config.batch_size)
     bar = tqdm(total=config.epochs * steps, initial=done * steps, desc="hyperfit", unit="step", mininterval=1.0)
     for epoch in range(done + 1, config.epochs + 1):
         start, total = time.perf_counter(), 0.0
         for index in torch.randperm(len(train), generator=state.order).split(config.batch_size):
             batch = train[index].to(model.device)
-            with accelerator.autocast():
+            with accelerator.autocast(), prefix.replayed(index) if prefix else contextlib.nullcontext():
                 loss = losses.next_token_loss(model, batch, plain_head)
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
             # In float16 some gradients that are not finite are expected: the scaler skips those steps.
             if not loss.isfinite() or (precision != "fp16" and not norm.isfinite()):
                 bar.close()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 
@@ -44,6 +52,29 @@ def tiny_model(seed: int = 0) -> PreTrainedModel:
         pad_token_id=256,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def _family(config: type, **settings: Any) -> Callable[..., PreTrainedModel]:
+    """A function that makes a random model of four blocks, the same for the same seed."""
+
+    def make(blocks: int = 4, seed: int = 0) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": blocks, "num_attention_heads": 4}
+        return AutoModelForCausalLM.from_config(config(**common, max_position_embeddings=64, **settings)).eval()
+
+    return make
+
+
+_GATED = {"intermediate_size": 48, "num_key_value_heads": 2}
+FAMILIES = {
+    "llama": _family(LlamaConfig, **_GATED),
+    "qwen2": _family(Qwen2Config, **_GATED),
+    "gemma": _family(Gemma2Config, **_GATED, head_dim=8, final_logit_softcapping=30.0, sliding_window=8),
+    "gpt2": _family(GPT2Config),
+    "neox": _family(GPTNeoXConfig, intermediate_size=48),
+    "opt": _family(OPTConfig, ffn_dim=48, word_embed_proj_dim=32),
+}
+"""Tiny random models, one a family of layouts."""
 
 
 @pytest.fixture(scope="session")
