@@ -71,11 +71,12 @@ notebooks: assets ## authors: run the notebooks that changed and put them beside
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py publish
 
-results: assets ## authors: record seeds, sweeps and arms in results/ (about 40 minutes; goes on where it stopped)
+results: assets ## authors: record seeds, sweeps and arms in results/ (about 3 hours; goes on where it stopped)
 	@$(BIN)/python tools/results.py
 
-benchmarks: assets ## measure speed and memory against other libraries (about 15 minutes)
+benchmarks: assets ## measure speed and memory against other libraries (about 30 minutes)
 	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/late_stage.py
 	@$(BIN)/python benchmarks/match_temperature.py
 
 clean: ## remove what was built; .venv and the fetched model stay

@@ -31,6 +31,9 @@ RESAMPLES = 50
 """Redrawn sets of texts: enough to know a standard error to 10 %."""
 MOMENT_MEMORY = 2 << 30
 """Bytes of moments that are held at a time; where all places need more, the texts are read several times."""
+SKIP = 1
+"""Positions left out at the start of every text. The first one has no context; in many models its state is so much
+longer than all others that it would decide the covariance alone (Sun et al., 2024, on massive activations)."""
 NEIGHBOUR_POINTS = 1000
 """Positions among which nearest neighbours are looked for."""
 
@@ -146,13 +149,11 @@ class Moments:
         apart = (self.means - (shares @ self.means)[:, None]) * shares.sqrt()[..., None]
         return within / number.sum(dim=1)[:, None, None] + apart.mT @ apart
 
-    def uncentred(self, weights: Tensor | None = None) -> Tensor:
-        """Like :meth:`covariance`, around zero instead of the mean."""
-        if weights is None:
-            return self.uncentred(torch.ones(1, len(self.counts)))[0]
+    def uncentred(self, weights: Tensor, covariances: Tensor) -> Tensor:
+        """Second moments around zero, from the covariances for these weights; shape (sets, d, d)."""
         number = weights * self.counts
         mean = (number / number.sum(dim=1, keepdim=True)) @ self.means
-        return self.covariance(weights) + mean[:, :, None] * mean[:, None, :]
+        return covariances + mean[:, :, None] * mean[:, None, :]
 
     def two_nn(self, weights: Tensor) -> float:
         """Intrinsic dimension by TwoNN (Facco et al., 2017), from the ratios of the two neighbours' distances.
@@ -165,41 +166,50 @@ class Moments:
         return float(TwoNN(dist=True).fit(chosen.numpy()).dimension_)
 
 
-def layer_states(model: CausalLM, texts: Tensor, places: Sequence[int] | None = None) -> dict[str, Moments]:
+def layer_states(
+    model: CausalLM, texts: Tensor, places: Sequence[int] | None = None, skip: int = SKIP
+) -> dict[str, Moments]:
     """Moments of the states at every place of a model.
 
     Args:
         model: a causal language model.
-        texts: token ids, shape (n, size). Every position counts.
+        texts: token ids, shape (n, size).
         places: numbers of the places (:func:`place_names`); all of them by default, which takes 32 x d x d floats
             for each (1.3 GB for the embedded model).
+        skip: positions that are left out at the start of every text.
 
     Returns:
         By the name of the place.
 
     Raises:
-        GeometryError: there are fewer than two texts.
+        GeometryError: there are fewer than two texts, or they are too short.
 
     Warns:
         UserWarning: there are no more positions than dimensions, which bounds every measure of dimension.
     """
     if len(texts) < 2:
         raise GeometryError("The geometry needs two texts at least: intervals come from redrawing them.")
+    length = texts.shape[1] - skip
+    if length < 1:
+        raise GeometryError(
+            f"Texts of {texts.shape[1]} tokens have none left without the first {skip}: give longer ones."
+        )
     names = place_names(model)
     places = range(len(names)) if places is None else places
     groups = min(GROUPS, len(texts))
     of_text = torch.arange(len(texts)) * groups // len(texts)
-    sampled = torch.linspace(0, texts.numel() - 1, min(NEIGHBOUR_POINTS, texts.numel())).long()
+    positions = len(texts) * length
+    sampled = torch.linspace(0, positions - 1, min(NEIGHBOUR_POINTS, positions)).long()
     collected = {place: _Collector(groups) for place in places}
     for number, states in enumerate(stream_states(model, texts)):
-        inside = sampled[sampled // texts.shape[1] == number] % texts.shape[1]
+        inside = sampled[sampled // length == number] % length
         for place, collector in collected.items():
-            collector.add(int(of_text[number]), states[place], inside)
+            collector.add(int(of_text[number]), states[place][skip:], inside)
     dimensions = next(iter(collected.values())).means.shape[1]
-    if texts.numel() <= dimensions:
+    if positions <= dimensions:
         warnings.warn(
-            f"{texts.numel()} positions are too few for {dimensions} dimensions: no participation ratio or rank can "
-            f"come out above {texts.numel() - 1}. Give more or longer texts.",
+            f"{positions} positions are too few for {dimensions} dimensions: no participation ratio or rank can "
+            f"come out above {positions - 1}. Give more or longer texts.",
             stacklevel=2,
         )
     return {names[place]: collector.finished() for place, collector in collected.items()}
@@ -243,12 +253,12 @@ class _Collector:
         )
 
 
-MEASURES: dict[str, Callable[[Moments, Tensor], Tensor]] = {
-    "participation ratio": lambda moments, weights: participation_ratio(moments.covariance(weights)),
-    "uncentred": lambda moments, weights: participation_ratio(moments.uncentred(weights)),
-    "standardised": lambda moments, weights: participation_ratio(standardised(moments.covariance(weights))),
-    "effective rank": lambda moments, weights: effective_rank(moments.covariance(weights)),
-    "TwoNN": lambda moments, weights: torch.tensor([moments.two_nn(row) for row in weights]),
+MEASURES: dict[str, Callable[[Moments, Tensor, Tensor], Tensor]] = {
+    "participation ratio": lambda moments, weights, covariances: participation_ratio(covariances),
+    "uncentred": lambda moments, weights, covariances: participation_ratio(moments.uncentred(weights, covariances)),
+    "standardised": lambda moments, weights, covariances: participation_ratio(standardised(covariances)),
+    "effective rank": lambda moments, weights, covariances: effective_rank(covariances),
+    "TwoNN": lambda moments, weights, covariances: torch.tensor([moments.two_nn(row) for row in weights]),
 }
 """What is measured at a place. ``uncentred`` and ``standardised`` are participation ratios too."""
 
@@ -271,29 +281,32 @@ def measure(moments: Moments, measures: Sequence[str] = tuple(MEASURES)) -> pd.D
     groups = len(moments.counts)
     drawn = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
     weights = torch.cat([torch.ones(1, groups), torch.from_numpy(drawn).float()])
+    covariances = moments.covariance(weights)
     rows = []
     for name in measures:
-        values = MEASURES[name](moments, weights)
+        values = MEASURES[name](moments, weights, covariances)
         value, factor = values[0].item(), math.exp(1.96 * values[1:].log().std().item())
         rows.append({"measure": name, "value": value, "low": value / factor, "high": value * factor})
     return pd.DataFrame(rows)
 
 
-def measure_layers(model: CausalLM, texts: Tensor, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
-    """Measures at every place of one model (see :func:`measure`).
+def measure_layers(
+    model: CausalLM, texts: Tensor, measures: Sequence[str] = tuple(MEASURES), skip: int = SKIP
+) -> pd.DataFrame:
+    """Measures at every place of one model (see :func:`measure` and :func:`layer_states`).
 
     Returns:
         The columns of :func:`measure`, after ``place`` and ``depth`` (its number, from 0).
 
     Raises:
-        GeometryError: there are fewer than two texts.
+        GeometryError: there are fewer than two texts, or they are too short.
     """
     names = place_names(model)
     at_once = max(1, MOMENT_MEMORY // (min(GROUPS, len(texts)) * _width(model) ** 2 * 4))
     frames = []
     for start in range(0, len(names), at_once):
         places = range(start, min(start + at_once, len(names)))
-        for place, moments in zip(places, layer_states(model, texts, places).values(), strict=True):
+        for place, moments in zip(places, layer_states(model, texts, places, skip).values(), strict=True):
             frames.append(measure(moments, measures).assign(place=names[place], depth=place))
     return pd.concat(frames, ignore_index=True)[["place", "depth", "measure", "value", "low", "high"]]
 
@@ -308,7 +321,7 @@ def distances(base: CausalLM, tuned: CausalLM, texts: Tensor) -> pd.DataFrame:
 
     Returns:
         Columns as of :func:`measure_layers`. The measures are ``cosine`` (between the two states of a position) and
-        ``L2`` (length of their difference), means over positions, with bootstrap intervals over texts.
+        ``L2`` (length of their difference), means over positions but the first, with bootstrap intervals over texts.
 
     Raises:
         GeometryError: the models differ in depth or width.
@@ -319,6 +332,7 @@ def distances(base: CausalLM, tuned: CausalLM, texts: Tensor) -> pd.DataFrame:
     of_text: dict[tuple[int, str], list[float]] = {}
     for ours, theirs in zip(stream_states(base, texts), stream_states(tuned, texts), strict=True):
         for place, (before, after) in enumerate(zip(ours, theirs, strict=True)):
+            before, after = before[SKIP:], after[SKIP:]
             cosine = torch.cosine_similarity(before, after, dim=-1).mean().item()
             of_text.setdefault((place, "cosine"), []).append(cosine)
             of_text.setdefault((place, "L2"), []).append((after - before).norm(dim=-1).mean().item())
@@ -329,22 +343,27 @@ def distances(base: CausalLM, tuned: CausalLM, texts: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare_layers(base: CausalLM, tuned: CausalLM, texts: Tensor) -> pd.DataFrame:
-    """Every measure at every place of two models, and the distances between them.
+def compare_layers(
+    base: CausalLM, tuned: CausalLM, texts: Tensor, measures: Sequence[str] = tuple(MEASURES)
+) -> pd.DataFrame:
+    """The measures at every place of two models, and the distances between them.
 
     Args:
         base: the model before training.
         tuned: the same model after it.
         texts: token ids that neither was trained on, shape (n, size).
+        measures: names from :data:`MEASURES`.
 
     Returns:
         The columns of :func:`measure_layers`, and ``model``: ``base``, ``tuned``, or ``both`` for distances.
 
     Raises:
-        GeometryError: there are fewer than two texts, or the models differ in depth or width.
+        GeometryError: there are fewer than two texts, they are too short, or the models differ in depth or width.
     """
     between = distances(base, tuned, texts).assign(model="both")
-    frames = [measure_layers(model, texts).assign(model=name) for name, model in (("base", base), ("tuned", tuned))]
+    frames = [
+        measure_layers(model, texts, measures).assign(model=name) for name, model in (("base", base), ("tuned", tuned))
+    ]
     return pd.concat([*frames, between], ignore_index=True)
 
 

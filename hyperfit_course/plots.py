@@ -14,7 +14,16 @@ from torch import Tensor
 
 plt.style.use(str(files("hyperfit_course") / "hyperfit.mplstyle"))
 
-MODEL_COLOURS = {"base": "#0072B2", "hyperfitted": "#D55E00", "human": "#555555"}
+MODEL_COLOURS = {
+    "base": "#0072B2",
+    "hyperfitted": "#D55E00",
+    "human": "#555555",
+    "all blocks": "#000000",
+    "first 5": "#56B4E9",
+    "middle 5": "#CC79A7",
+    "last 5": "#009E73",
+    "spread 5": "#E69F00",
+}
 
 
 def history_figure(history: pd.DataFrame) -> Figure:
@@ -157,4 +166,73 @@ def rank_figure(ranks: Mapping[str, Tensor]) -> Figure:
     axes.set(xlabel="rank in the base model (logarithmic)", ylabel="share of choices beyond it", xscale="log")
     axes.set_ylim(0, None)
     axes.legend()
+    return figure
+
+
+def layer_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], top: float | None = None) -> Figure:
+    """A measure along the depth of the network, with its intervals.
+
+    The last point of every curve is the output of the final norm, set apart from the blocks.
+
+    Args:
+        panels: for each panel (its title) and each model rows with ``depth``, ``value``, ``low`` and ``high``, from
+            :mod:`~hyperfit_course.geometry`.
+        top: upper end of the vertical axes; each fits its own curves by default.
+    """
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.4 * rows), squeeze=False)
+    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+        for marker, (name, curve) in zip("os^vDPX", curves.items(), strict=False):
+            colour = MODEL_COLOURS.get(name, "#555555")
+            stream, norm = curve.iloc[:-1], curve.iloc[-1]
+            axes.plot(stream["depth"], stream["value"], color=colour, marker=marker, markersize=3, label=name)
+            axes.fill_between(stream["depth"], stream["low"], stream["high"], color=colour, alpha=0.2, linewidth=0)
+            spread = [[norm["value"] - norm["low"]], [norm["high"] - norm["value"]]]
+            axes.errorbar(norm["depth"] + 1, norm["value"], yerr=spread, color=colour, marker=marker, capsize=3)
+        last = len(stream)
+        axes.set_xticks([*range(0, last, 5), last + 1], [*map(str, range(0, last, 5)), "norm"])
+        axes.set(title=title, xlabel="block", ylim=(None, top))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    grid[0, 0].legend(fontsize="small")
+    return figure
+
+
+def spectrum_figure(spectra: Mapping[str, Tensor]) -> Figure:
+    """How the variance is shared out among the directions of the residual stream.
+
+    Args:
+        spectra: for each model its shares, the largest first, shape (d,), from
+            :func:`~hyperfit_course.geometry.spectrum`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    for style, (name, shares) in zip(("-", "--", ":"), spectra.items(), strict=False):
+        ranks = np.arange(1, len(shares) + 1)
+        left.loglog(ranks, shares.numpy(), style, color=MODEL_COLOURS.get(name), label=name)
+        right.semilogx(ranks, shares.cumsum(0).numpy(), style, color=MODEL_COLOURS.get(name), label=name)
+    left.set(xlabel="direction, by variance", ylabel="share of the variance", ylim=(1e-5, 1))
+    right.set(xlabel="number of directions", ylabel="their share together", ylim=(0, 1))
+    left.legend()
+    return figure
+
+
+def arms_figure(arms: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
+    """Trained models beside each other: a dot a seed, with its interval over prompts.
+
+    Args:
+        arms: one row a model, with ``arm``, ``seed`` and for every column ``<column>_low`` and ``<column>_high``.
+        columns: of the rows, with a label for the axis of each.
+    """
+    names = list(dict.fromkeys(arms["arm"]))
+    figure, panels = plt.subplots(1, len(columns), figsize=(4.6 * len(columns), 0.9 + 0.5 * len(names)), sharey=True)
+    for axes, (column, label) in zip(np.atleast_1d(panels), columns.items(), strict=True):
+        for row in arms.to_dict("records"):
+            value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+            place = names.index(row["arm"]) + 0.2 * (row["seed"] - 1)
+            colour = MODEL_COLOURS.get(row["arm"], "#555555")
+            axes.errorbar(value, place, xerr=[[value - low], [high - value]], marker="o", color=colour, capsize=2)
+        axes.set(xlabel=label, xlim=(0, None))
+        axes.set_yticks(range(len(names)), names)
+    np.atleast_1d(panels)[0].invert_yaxis()
     return figure

@@ -9,6 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import recording
 
 import results
 from hyperfit_course.claims import Claim
@@ -36,19 +37,19 @@ def test_every_recorded_arm_has_a_row_for_each_corpus_of_prompts() -> None:
 def test_recording_goes_on_where_it_stopped_and_drops_what_is_no_longer_wanted(tmp_path: Path) -> None:
     measured: list[str] = []
 
-    def task(label: str, fails: bool = False) -> results.Task:
+    def task(label: str, fails: bool = False) -> recording.Task:
         def measure() -> list[dict[str, Any]]:
             if fails:
                 raise KeyboardInterrupt
             measured.append(label)
             return [{"number": 1}, {"number": 2}]
 
-        return results.Task(label, {"label": label}, measure)
+        return recording.Task(label, {"label": label}, measure)
 
-    results.record("some", [task("old"), task("c")], tmp_path)
+    recording.record("some", [task("old"), task("c")], tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        results.record("some", [task("a"), task("b", fails=True), task("c")], tmp_path)
-    results.record("some", [task("a"), task("b"), task("c")], tmp_path)
+        recording.record("some", [task("a"), task("b", fails=True), task("c")], tmp_path)
+    recording.record("some", [task("a"), task("b"), task("c")], tmp_path)
     assert measured == ["old", "c", "a", "b"]
     rows = json.loads((tmp_path / "some.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["configuration"]["label"], row["number"]) for row in rows] == [

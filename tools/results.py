@@ -3,6 +3,8 @@
     hyperfit_arms.json      other seeds and another corpus: repetition, matched temperature and ranks of each model
     temperature_sweep.json  the base model sampled at many temperatures
     bias_sweep.json         the base model with a static bias of many strengths
+    late_stage_arms.json    LoRA on other blocks, of other ranks, to other losses, with other seeds
+    layer_curves.json       the participation ratio at every place of these models, on three corpora
 
 The work can be interrupted: trained models are kept in the cache, and rows that are recorded already with the
 configuration that the code has now are not measured again.
@@ -12,17 +14,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
+import late_stage_tasks
 import torch
+from recording import CHAPTER_02, Row, Task, base_model, held_out, record, repetition_row
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
-from hyperfit_course.claims import save_results
 from hyperfit_course.corpora import load_corpus, make_blocks
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
 from hyperfit_course.distributions import (
@@ -34,30 +34,16 @@ from hyperfit_course.distributions import (
     stream_logits,
     token_ranks,
 )
-from hyperfit_course.metrics import bootstrap_interval, repetition_frame
+from hyperfit_course.metrics import repetition_frame
 from hyperfit_course.models import EMBEDDED, load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 PROMPT_CORPORA = ("tales", "news")
-CHAPTER = HyperfitConfig(epochs=8, learning_rate=1.5e-4, batch_size=4, seed=0)
-"""The run of chapter 02. The other arms are evaluated only at the end: evaluations do not change the training."""
 TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 SAMPLES = 2
 """Sampled continuations of each prompt."""
 ALPHAS = (0.01, 0.1, 0.25, 0.5, 1.0)
 BIASED_TOKENS = {"500 tokens": 500, "all tokens": None}
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A measurement that gives rows; ``configuration`` is what decides their numbers, as JSON values."""
-
-    label: str
-    configuration: Row
-    measure: Callable[[], Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -71,35 +57,11 @@ class Arm:
 
 ARMS = [
     Arm("nothing", 0, None),
-    Arm("tales", 0, CHAPTER),
-    *(Arm("tales", seed, replace(CHAPTER, seed=seed, evaluate_every=CHAPTER.epochs)) for seed in (1, 2)),
-    Arm("news", 0, replace(CHAPTER, evaluate_every=CHAPTER.epochs)),
+    Arm("tales", 0, CHAPTER_02),
+    # Evaluated only at the end: evaluations do not change the training.
+    *(Arm("tales", seed, replace(CHAPTER_02, seed=seed, evaluate_every=CHAPTER_02.epochs)) for seed in (1, 2)),
+    Arm("news", 0, replace(CHAPTER_02, evaluate_every=CHAPTER_02.epochs)),
 ]
-
-
-@functools.cache
-def base_model() -> PreTrainedModel:
-    """The model before any training."""
-    return load_model()[0]
-
-
-@functools.cache
-def held_out(corpus: str) -> Tensor:
-    """Texts that no arm was trained on, shape (30, 128). They are those of seed 0 for every arm: arms differ in
-    their training only."""
-    return make_blocks(load_corpus(corpus), load_model()[1], seed=0)["prompts"]
-
-
-def repetition_row(continuations: Tensor, samples: int = 1) -> Row:
-    """Type-token ratio and bigram repetition with their intervals over prompts, each the mean of its samples."""
-    frame = repetition_frame(continuations)
-    of_prompt = frame.groupby(frame.index // samples).mean()
-    ttr, bigram = bootstrap_interval(of_prompt["ttr"]), bootstrap_interval(of_prompt["bigram_repetition"])
-    return {
-        "n_prompts": len(of_prompt),
-        **dict(zip(("ttr", "ttr_low", "ttr_high"), ttr, strict=True)),
-        **dict(zip(("bigram_repetition", "bigram_repetition_low", "bigram_repetition_high"), bigram, strict=True)),
-    }
 
 
 def sampled_row(model: PreTrainedModel, texts: Tensor, temperature: float) -> Row:
@@ -183,7 +145,7 @@ def bias(kind: str) -> Tensor:
     """The static bias of the chapter's hyperfitted model, from validation tales, shape (vocabulary,)."""
     tuned, tokenizer = load_model()
     blocks = make_blocks(load_corpus("tales"), tokenizer, seed=0)
-    hyperfit(tuned, blocks, CHAPTER)
+    hyperfit(tuned, blocks, CHAPTER_02)
     return static_bias(base_model(), tuned, BIASED_TOKENS[kind], blocks["validation"])
 
 
@@ -214,32 +176,18 @@ def tasks() -> dict[str, list[Task]]:
     biases = [
         Task(
             f"bias of {kind}, alpha = {alpha}",
-            {**common, "bias": kind, "alpha": alpha, "config": asdict(CHAPTER)},
+            {**common, "bias": kind, "alpha": alpha, "config": asdict(CHAPTER_02)},
             functools.partial(measure_bias, kind, alpha),
         )
         for kind in BIASED_TOKENS
         for alpha in ALPHAS
     ]
-    return {"hyperfit_arms": arms, "temperature_sweep": temperatures, "bias_sweep": biases}
-
-
-def record(name: str, wanted: list[Task], folder: Path = RESULTS) -> None:
-    """Measure the tasks that are not recorded yet, and save after each of them."""
-    target = folder / f"{name}.json"
-    recorded = json.loads(target.read_text(encoding="utf-8"))["rows"] if target.exists() else []
-    rows_of = [[row for row in recorded if row["configuration"] == task.configuration] for task in wanted]
-
-    def save() -> None:
-        save_results(target, [row for rows in rows_of for row in rows])
-
-    if sum(map(len, rows_of)) < len(recorded):
-        save()  # without the rows that are no longer wanted
-    for number, task in enumerate(wanted):
-        found = bool(rows_of[number])
-        print(f"{name} [{number + 1}/{len(wanted)}] {task.label}: {'recorded' if found else 'measuring'}", flush=True)
-        if not found:
-            rows_of[number] = [row | {"configuration": task.configuration} for row in task.measure()]
-            save()
+    return {
+        "hyperfit_arms": arms,
+        "temperature_sweep": temperatures,
+        "bias_sweep": biases,
+        **late_stage_tasks.tasks(),
+    }
 
 
 def main() -> None:
@@ -247,7 +195,6 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name, wanted in tasks().items():
         record(name, wanted)
-    print(f"Written: {RESULTS}")
 
 
 if __name__ == "__main__":
