@@ -1,6 +1,6 @@
 """How much faster is training when the first 25 of 30 blocks are frozen?
 
-Seven ways to train the same model for one epoch on the same 32 blocks of text, 8 at a step, in the same precision:
+Seven ways to train the same model for one epoch on the same 16 blocks of text, 4 at a step, in the same precision:
 
 - ``trainer-lora-all``: the Trainer of transformers and LoRA adapters of PEFT on all blocks;
 - ``trainer-lora-last5``: the same with adapters on the last five blocks only;
