@@ -58,7 +58,7 @@ test: assets lint ## check code, notebooks and every output they promise (about 
 	@echo "Unit tests: about 2 minutes"
 	@$(BIN)/python -m pytest -q -rs tests
 	@$(BIN)/python tools/notebooks.py check
-	@echo "Every committed notebook, cell by cell: about 8 minutes, and 4 to 8 more if the model has to be trained"
+	@echo "Every committed notebook, cell by cell: about 10 minutes, and 4 to 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
 
 lint: setup ## check style and types (a minute or two the first time, then seconds)
