@@ -49,7 +49,7 @@ import json
 import os
 from pathlib import Path
 
-Path("ran.txt").write_text("a cell of this notebook ran")
+Path("ran.txt").write_text("a cell of this notebook ran")  # a chapter would read recorded("seeds") here
 if claims := os.environ.get("HYPERFIT_CLAIMS"):
     Path(claims).write_text(json.dumps({"answer": answer()}))
 ```
@@ -386,6 +386,13 @@ def test_claims_are_recorded_but_change_no_key(course: Path) -> None:
     assert json.loads((course / "results/claims.json").read_text()) == {"answer": 41}
     (course / "book/ran.txt").unlink()
     (course / "results/claims.json").write_text("{}")
+    assert run(course, "execute", "01_one") == 0
+    assert not (course / "book/ran.txt").exists()
+
+
+def test_results_that_a_notebook_does_not_name_change_no_key(course: Path) -> None:
+    (course / "book/ran.txt").unlink()
+    (course / "results/others.json").write_text("{}")
     assert run(course, "execute", "01_one") == 0
     assert not (course / "book/ran.txt").exists()
 

@@ -35,7 +35,7 @@ def execution_key(project: Project, notebook: NotebookNode) -> str:
     parts += [".".join(map(str, sys.version_info[:2])), *(f"{name} {version(name)}" for name in LIBRARIES)]
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
-    for path in inputs(project):
+    for path in inputs(project, notebook):
         digest.update(f"{project.name(path)}:{path.stat().st_size}:".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -49,11 +49,12 @@ def version(library: str) -> str:
         return "not installed"
 
 
-def inputs(project: Project) -> list[Path]:
-    """What a notebook may read: the library with its data, the recorded results but the claims."""
-    found = [*(project.root / PACKAGE).rglob("*"), *(project.root / "results").rglob("*")]
-    files = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
-    return sorted(path for path in files if path != project.root / CLAIMS)
+def inputs(project: Project, notebook: NotebookNode) -> list[Path]:
+    """What a notebook reads: the library with its data, and the recorded results that its code names."""
+    names = {name for cell in page_code(notebook) for name in re.findall(r"""recorded\(["'](\w+)["']\)""", cell.source)}
+    library = [path for path in (project.root / PACKAGE).rglob("*") if "__pycache__" not in path.parts]
+    results = [project.root / "results" / f"{name}.json" for name in sorted(names)]
+    return sorted(path for path in [*library, *results] if path.is_file())
 
 
 class Client(NotebookClient):
