@@ -104,6 +104,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_tensor(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's shape and values, in hexadecimal."""
+    return hashlib.sha256(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
 def key_digest(key: Mapping[str, Any]) -> str:
     """Hash of a key: the same for equal keys on every machine, whatever the order of their entries."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]

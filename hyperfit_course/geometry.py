@@ -1,10 +1,10 @@
 """Where does it happen? The shape of the residual stream after every block.
 
 The states of a model at one place, over many positions of text, are a cloud of points in d dimensions. What is asked
-of it is how many of these dimensions it uses, and how far it moved in training. Only second moments are kept, a
-d x d matrix for each text and place, never the states themselves. Both the stream after the last block and the
-output of the final norm are places of their own: transformers calls the latter the last hidden state, and the two
-are easily mixed up.
+of it is how many of these dimensions it uses, and how far it moved in training. Of the states themselves only a
+sample is kept, for nearest neighbours; the rest is a d x d matrix of second moments for each text and place. Both the
+stream after the last block and the output of the final norm are places of their own: transformers calls the latter
+the last hidden state, and the two are easily mixed up.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ once, and training runs only what comes after them (:class:`FrozenPrefix`). No a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hyperfit_course.anatomy import CausalLM, blocks_of, body_of, hidden_state, linears_of, unwrapped
-from hyperfit_course.artifacts import artifact
+from hyperfit_course.artifacts import artifact, sha256_tensor
 from hyperfit_course.models import fingerprint
 
 PREFIX_MEMORY = 1 << 30
@@ -262,7 +261,7 @@ def _on_disk(
     embeddings, device = unwrapped(model).get_input_embeddings(), unwrapped(model).device.type
     key = {
         "weights": fingerprint(nn.ModuleList([embeddings, *blocks_of(model)[:depth]])),
-        "texts": hashlib.sha256(texts.contiguous().numpy().tobytes()).hexdigest(),
+        "texts": sha256_tensor(texts),
         "shape": list(shape),
         "dtype": str(dtype),
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,

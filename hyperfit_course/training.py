@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import json
 import math
 import sys
@@ -31,7 +30,14 @@ from transformers import get_constant_schedule_with_warmup
 
 from hyperfit_course import anatomy, late_stage, losses
 from hyperfit_course.anatomy import CausalLM
-from hyperfit_course.artifacts import artifact, clear_checkpoints, code_digest, load_checkpoint, save_checkpoint
+from hyperfit_course.artifacts import (
+    artifact,
+    clear_checkpoints,
+    code_digest,
+    load_checkpoint,
+    save_checkpoint,
+    sha256_tensor,
+)
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
 from hyperfit_course.distributions import predictive_entropy, stream_logits
 from hyperfit_course.late_stage import FrozenPrefix, LateStageError, frozen_depth, frozen_prefix
@@ -104,7 +110,7 @@ def hyperfit(model: CausalLM, blocks: Mapping[str, Tensor], config: HyperfitConf
         "model": fingerprint(model),
         "trained": sorted(_weights(model)),
         "adapters": _adapters(model),
-        "blocks": {split: _tensor_digest(rows) for split, rows in sorted(blocks.items())},
+        "blocks": {split: sha256_tensor(rows) for split, rows in sorted(blocks.items())},
         "config": asdict(config),
         "precision": precision,
         "device": model.device.type,
@@ -182,10 +188,6 @@ def _check(model: CausalLM, blocks: Mapping[str, Tensor], config: HyperfitConfig
             f"The evaluation continues {config.evaluation_prompts} prompts of {PROMPT_TOKENS} tokens, and the blocks "
             f"hold {prompts} of {prompt_size}: make more or longer ones, or lower evaluation_prompts."
         )
-
-
-def _tensor_digest(rows: Tensor) -> str:
-    return hashlib.sha256(f"{tuple(rows.shape)}".encode() + rows.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _adapters(model: CausalLM) -> Any:
