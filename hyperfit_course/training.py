@@ -68,7 +68,8 @@ class HyperfitConfig:
     target_loss: float = 0.0
     """Stop after the first epoch whose mean loss is at most this; 0 runs all epochs."""
     evaluate_every: int = 2
-    """Epochs between evaluations. The state before training and the last epoch are always evaluated."""
+    """Epochs between evaluations, from epoch 0, the state before training. The last epoch is always evaluated; with
+    0 it is the only one."""
     evaluation_prompts: int = 8
     """Prompts that are continued greedily at each evaluation."""
     seed: int = 0
@@ -181,8 +182,10 @@ def _check(model: CausalLM, blocks: Mapping[str, Tensor], config: HyperfitConfig
         )
     if not 1 <= config.batch_size <= count:
         raise TrainingError(f"A batch of {config.batch_size} needs as many blocks, and there are {count} to train on.")
-    if config.epochs < 1 or config.evaluate_every < 1 or not config.learning_rate > 0:
-        raise TrainingError("epochs, evaluate_every and learning_rate must be positive.")
+    if config.epochs < 1 or not config.learning_rate > 0:
+        raise TrainingError("epochs and learning_rate must be positive.")
+    if config.evaluate_every < 0:
+        raise TrainingError("evaluate_every must be 0 (evaluate only the last epoch) or a number of epochs.")
     if prompts < config.evaluation_prompts or prompt_size < PROMPT_TOKENS:
         raise TrainingError(
             f"The evaluation continues {config.evaluation_prompts} prompts of {PROMPT_TOKENS} tokens, and the blocks "
@@ -302,7 +305,8 @@ def _train(
     state = _TrainingState(model, optimizer, schedule, accelerator.scaler, torch.Generator().manual_seed(config.seed))
     history = state.resume(work)
     if not history:
-        history.append({"epoch": 0, "seconds": 0.0} | evaluate(model, blocks, config.evaluation_prompts))
+        before = evaluate(model, blocks, config.evaluation_prompts) if config.evaluate_every else {}
+        history.append({"epoch": 0, "seconds": 0.0} | before)
 
     plain_head = losses.has_plain_head(model)
     train, done = blocks["train"], len(history) - 1
@@ -331,7 +335,7 @@ def _train(
         row = {"epoch": epoch, "seconds": time.perf_counter() - start, "running_loss": total / len(train)}
         history.append(row)
         over = epoch == config.epochs or row["running_loss"] <= config.target_loss
-        if over or epoch % config.evaluate_every == 0:
+        if over or (config.evaluate_every and epoch % config.evaluate_every == 0):
             row |= evaluate(model, blocks, config.evaluation_prompts)
         if over:
             break

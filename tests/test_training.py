@@ -53,6 +53,16 @@ def test_history_has_a_row_an_epoch_and_values_where_it_was_evaluated(blocks: di
     assert history["running_loss"].isna().tolist() == [True] + [False] * 5
 
 
+def test_without_evaluations_only_the_last_epoch_has_values_and_the_weights_are_the_same(
+    blocks: dict[str, Tensor],
+) -> None:
+    first, second = tiny_model(), tiny_model()
+    hyperfit(first, blocks, CONFIG)
+    history = hyperfit(second, blocks, replace(CONFIG, evaluate_every=0))
+    assert history["validation_loss"].isna().tolist() == [True] * 4 + [False]
+    assert torch.equal(first.lm_head.weight, second.lm_head.weight)
+
+
 def test_stops_at_the_target_loss(blocks: dict[str, Tensor]) -> None:
     history = hyperfit(tiny_model(), blocks, replace(CONFIG, epochs=50, target_loss=5.0))
     assert len(history) < 51
@@ -165,6 +175,7 @@ def test_absurd_learning_rate_is_reported(blocks: dict[str, Tensor]) -> None:
         ({"epochs": 0}, "must be positive"),
         ({"learning_rate": -1.0}, "must be positive"),
         ({"learning_rate": float("nan")}, "must be positive"),
+        ({"evaluate_every": -1}, "must be 0"),
         ({"evaluation_prompts": 3}, "continues 3 prompts of 32 tokens"),
     ],
 )
