@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 from peft import PeftModel
-from recording import CHAPTER_02, Row, Task, base_model, held_out, repetition_row
+from recording import CHAPTER_02, Row, Task, base_model, end_shape_row, held_out, repetition_row
 from torch import Tensor
 
 from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.corpora import load_corpus, make_blocks
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
-from hyperfit_course.geometry import MEASURES, SKIP, layer_states, measure, measure_layers
+from hyperfit_course.geometry import MEASURES, SKIP, measure_layers
 from hyperfit_course.late_stage import PLACES, choose_blocks, late_stage_lora, trained_modules
 from hyperfit_course.models import EMBEDDED, load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit, training_precision
@@ -89,10 +89,9 @@ def measure_arm(arm: Arm) -> Iterator[Row]:
     """Repetition, losses and the participation ratio at the end of the model."""
     model, history = train(arm)
     last = history.iloc[-1]
-    texts, depth = held_out("tales"), len(blocks_of(model))
+    texts = held_out("tales")
     greedy = continue_prompts(model, texts[:, :PROMPT_TOKENS], progress=arm.label)
-    ends = layer_states(model, texts, [depth - 1, depth]).values()
-    row: Row = {
+    yield {
         "arm": arm.label,
         "rank": arm.rank,
         "stop": arm.stop,
@@ -102,11 +101,8 @@ def measure_arm(arm: Arm) -> Iterator[Row]:
         "precision": training_precision(model.device),
         **{name: float(last[name]) for name in ("train_loss", "validation_loss", "entropy")},
         **repetition_row(greedy),
+        **end_shape_row(model, texts),
     }
-    for name, moments in zip(("prenorm", "postnorm"), ends, strict=True):
-        ratio = measure(moments, ["participation ratio"]).iloc[0]
-        row |= {name: ratio["value"], f"{name}_low": ratio["low"], f"{name}_high": ratio["high"]}
-    yield row
 
 
 def texts_of(corpus: str) -> Tensor:

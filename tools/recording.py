@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.claims import save_results
 from hyperfit_course.corpora import load_corpus, make_blocks
+from hyperfit_course.geometry import layer_states, measure
 from hyperfit_course.metrics import bootstrap_interval, repetition_frame
 from hyperfit_course.models import load_model
 from hyperfit_course.training import HyperfitConfig
@@ -57,6 +59,18 @@ def repetition_row(continuations: Tensor, samples: int = 1) -> Row:
         **dict(zip(("ttr", "ttr_low", "ttr_high"), ttr, strict=True)),
         **dict(zip(("bigram_repetition", "bigram_repetition_low", "bigram_repetition_high"), bigram, strict=True)),
     }
+
+
+def end_shape_row(model: CausalLM, texts: Tensor) -> Row:
+    """Participation ratio after the last block, before and after the final norm, with their intervals over texts."""
+    depth = len(blocks_of(model))
+    row: Row = {}
+    for name, moments in zip(
+        ("prenorm", "postnorm"), layer_states(model, texts, [depth - 1, depth]).values(), strict=True
+    ):
+        ratio = measure(moments, ["participation ratio"]).iloc[0]
+        row |= {name: ratio["value"], f"{name}_low": ratio["low"], f"{name}_high": ratio["high"]}
+    return row
 
 
 def record(name: str, wanted: list[Task], folder: Path = RESULTS) -> None:
