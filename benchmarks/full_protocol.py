@@ -30,7 +30,7 @@ from recording import RESULTS, Row, Task, end_shape_row, record, repetition_row
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.corpora import SPLITS, load_corpus, make_blocks
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
-from hyperfit_course.late_stage import late_stage_lora, trained_modules
+from hyperfit_course.late_stage import late_stage_lora
 from hyperfit_course.models import EMBEDDED, load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit, training_precision
 
@@ -87,7 +87,7 @@ def measure_run(way: str | None, seed: int, protocol: Protocol) -> Iterator[Row]
     if way:
         history = hyperfit(model, blocks, protocol.config(way, seed))
         trained = {
-            "parameters": int(trained_modules(model)["parameters"].sum()),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "minutes": round(float(history["seconds"].sum()) / 60, 2),
             "precision": training_precision(model.device),
             "history": {name: values.dropna().round(5).tolist() for name, values in history.items()},

@@ -16,6 +16,7 @@ from hyperfit_course.corpora import load_corpus, make_blocks
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
 from hyperfit_course.geometry import MEASURES, SKIP, measure_layers
 from hyperfit_course.late_stage import PLACES, choose_blocks, late_stage_lora, trained_modules
+from hyperfit_course.metrics import repetition_frame
 from hyperfit_course.models import EMBEDDED, load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit, training_precision
 
@@ -101,6 +102,7 @@ def measure_arm(arm: Arm) -> Iterator[Row]:
         "precision": training_precision(model.device),
         **{name: float(last[name]) for name in ("train_loss", "validation_loss", "entropy")},
         **repetition_row(greedy),
+        "ttr_of_prompts": repetition_frame(greedy)["ttr"].round(6).tolist(),
         **end_shape_row(model, texts),
     }
 
