@@ -54,16 +54,25 @@ class Arm:
         return f"{self.place} {self.count}" if self.place else "all blocks"
 
 
-def arms() -> list[Arm]:
-    """All models of the two chapters: the comparison of places first, then the sweeps."""
-    found = [Arm(None, None, RANK, "equal steps", seed) for seed in SEEDS]
-    for stop in ("equal steps", "equal loss"):
-        for seed in SEEDS:
-            found += [Arm(None, None, RANK // 6, stop, seed)]
-            found += [Arm(place, 5, RANK, stop, seed) for place in PLACES]
-    found += [Arm("last", 5, rank, "equal steps", seed) for rank in RANKS for seed in SEEDS]
-    found += [Arm("last", count, RANK, "equal steps", seed) for count in LAST for seed in SEEDS]
-    return found
+def places(stop: str) -> list[Arm]:
+    """Five blocks at each place, and all blocks with as many parameters."""
+    return [
+        arm
+        for seed in SEEDS
+        for arm in (Arm(None, None, RANK // 6, stop, seed), *(Arm(place, 5, RANK, stop, seed) for place in PLACES))
+    ]
+
+
+def arms() -> dict[str, list[Arm]]:
+    """The models of chapter 06, by the name of their file."""
+    return {
+        "late_stage_arms": [*(Arm(None, None, RANK, "equal steps", seed) for seed in SEEDS), *places("equal steps")],
+        "equal_loss_arms": places("equal loss"),
+        "late_stage_sweeps": [
+            *(Arm("last", 5, rank, "equal steps", seed) for rank in RANKS for seed in SEEDS),
+            *(Arm("last", count, RANK, "equal steps", seed) for count in LAST for seed in SEEDS),
+        ],
+    }
 
 
 def configuration(arm: Arm) -> Row:
@@ -143,14 +152,17 @@ def measure_curves(arm: Arm | str, corpus: str) -> Iterator[Row]:
 
 def tasks() -> dict[str, list[Task]]:
     """What is recorded, by the name of its file."""
-    trained = [
-        Task(
-            f"{arm.label}, rank {arm.rank}, {arm.stop}, seed {arm.seed}",
-            configuration(arm),
-            functools.partial(measure_arm, arm),
-        )
-        for arm in arms()
-    ]
+    trained = {
+        name: [
+            Task(
+                f"{arm.label}, rank {arm.rank}, {arm.stop}, seed {arm.seed}",
+                configuration(arm),
+                functools.partial(measure_arm, arm),
+            )
+            for arm in of_file
+        ]
+        for name, of_file in arms().items()
+    }
     shown: list[Arm | str] = ["base", "hyperfitted"]
     shown += [
         Arm(None, None, RANK, "equal steps", 0),
@@ -169,4 +181,4 @@ def tasks() -> dict[str, list[Task]]:
         for arm in shown
         for corpus in CORPORA
     ]
-    return {"late_stage_arms": trained, "layer_curves": curves}
+    return {**trained, "layer_curves": curves}

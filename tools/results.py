@@ -3,7 +3,9 @@
     hyperfit_arms.json      other seeds and another corpus: repetition, matched temperature and ranks of each model
     temperature_sweep.json  the base model sampled at many temperatures
     bias_sweep.json         the base model with a static bias of many strengths
-    late_stage_arms.json    LoRA on other blocks, of other ranks, to other losses, with other seeds
+    late_stage_arms.json    LoRA on all blocks and on five at other places, for equal steps
+    equal_loss_arms.json    the same to an equal training loss
+    late_stage_sweeps.json  LoRA of other ranks on the last five blocks, and on other numbers of last blocks
     layer_curves.json       the participation ratio at every place of these models, on three corpora
 
 The work can be interrupted: trained models are kept in the cache, and rows that are recorded already with the
