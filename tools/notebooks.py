@@ -1,6 +1,7 @@
 """Turn the text notebooks (`book/*.md`) into the executed notebooks beside them and into the book's outputs.
 
-    execute   run every notebook whose code, library or recorded results changed; the others are skipped
+    execute   make the exercises from the solutions, and run every notebook whose code, library or recorded results
+              changed; the others are skipped
     publish   copy what was executed beside its source, for readers in Colab and on GitHub (authors only)
     seed      give Jupyter Book the outputs, so that it executes nothing
     check     fail, saying why, when a committed notebook is not what its source gives
@@ -25,6 +26,7 @@ from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import read_myst_markdown_notebook
 from nbformat import NotebookNode
 from notebook_pipeline.execute import CLAIMS, execute, execution_key
+from notebook_pipeline.exercises import exercise_problems, write_exercises
 from notebook_pipeline.generate import copy_outputs, generate, generated_part, page_code, read, write
 from notebook_pipeline.markdown import Site
 from notebook_pipeline.project import PipelineError, Project
@@ -69,6 +71,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def run_execute(project: Project, options: argparse.Namespace) -> int:
     """Execute the notebooks whose outputs are out of date."""
+    write_exercises(project)
     site = Site(project)
     sources = project.select(options.names)
     for number, source in enumerate(sources, 1):
@@ -155,7 +158,8 @@ def forget_pages_if_changed(build: Path, digest: str) -> None:
 def run_check(project: Project, options: argparse.Namespace) -> int:
     """Print one line for everything that is wrong with the committed notebooks."""
     site = Site(project)
-    problems = [problem for source in project.text_notebooks for problem in notebook_problems(site, source)]
+    problems = list(exercise_problems(project))
+    problems += [problem for source in project.text_notebooks for problem in notebook_problems(site, source)]
     expected = {source.with_suffix(".ipynb") for source in project.text_notebooks}
     for path in project.generated_notebooks:
         if path not in expected:

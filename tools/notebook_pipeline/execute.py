@@ -50,9 +50,14 @@ def version(library: str) -> str:
 
 
 def inputs(project: Project, notebook: NotebookNode) -> list[Path]:
-    """What a notebook reads: the library with its data, and the recorded results that its code names."""
-    names = {name for cell in page_code(notebook) for name in re.findall(r"""recorded\(["'](\w+)["']\)""", cell.source)}
-    library = [path for path in (project.root / PACKAGE).rglob("*") if "__pycache__" not in path.parts]
+    """What a notebook reads: the library with its data, and the recorded results that its code names.
+
+    The checks count only for notebooks that use them: a better message trains no model again.
+    """
+    code = "\n".join(cell.source for cell in page_code(notebook))
+    names = set(re.findall(r"""recorded\(["'](\w+)["']\)""", code))
+    unread = {"__pycache__"} if "checks" in code else {"__pycache__", "checks"}
+    library = [path for path in (project.root / PACKAGE).rglob("*") if not unread & set(path.parts)]
     results = [project.root / "results" / f"{name}.json" for name in sorted(names)]
     return sorted(path for path in [*library, *results] if path.is_file())
 

@@ -90,14 +90,16 @@ class Project:
         return (self.executed / self.name(source)).with_suffix(".ipynb")
 
     def select(self, names: list[str]) -> list[Path]:
-        """The text notebooks with these names (`02_hyperfitting` or a path); all of them for no name."""
+        """The text notebooks with these names (`02_hyperfitting` or `solutions/02_hyperfitting`, with or without a
+        suffix); all of them for no name."""
         if not names:
             return self.text_notebooks
-        stems = [Path(name).stem for name in names]
-        unknown = set(stems) - {path.stem for path in self.text_notebooks}
+        wanted = {Path(name).with_suffix("").as_posix() for name in names}
+        known = {path: {path.stem, Path(self.name(path)).with_suffix("").as_posix()} for path in self.text_notebooks}
+        unknown = wanted - set().union(*known.values())
         if unknown:
             raise PipelineError(f"no text notebook is called {', '.join(sorted(unknown))}")
-        return [path for path in self.text_notebooks if path.stem in stems]
+        return [path for path, called in known.items() if wanted & called]
 
     def _files(self, suffix: str) -> Iterator[Path]:
         for folder in FOLDERS:

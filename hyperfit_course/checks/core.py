@@ -1,0 +1,215 @@
+"""What every check does: call an answer with care, and say in a sentence or two what came out.
+
+A check is an ordinary function that tries an :class:`Answer` and raises :class:`Wrong` at the first property that
+fails. :func:`exercise` turns it into what readers call: it never raises, and returns a :class:`Verdict`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import html
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperfit_course.checks import record
+
+
+class Wrong(Exception):
+    """A property that an answer does not have; the message is for its author."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found. Notebooks show it as a coloured box, terminals as text."""
+
+    exercise: str
+    passed: bool
+    message: str
+
+    def __repr__(self) -> str:
+        return f"{self.exercise}: {'passed' if self.passed else 'not yet'}. {self.message}"
+
+    def _repr_html_(self) -> str:
+        colour, mark = ("#009E73", "✓ passed") if self.passed else ("#D55E00", "✗ not yet")
+        return (
+            f'<div style="border-left: 4px solid {colour}; padding: 0.3em 0.8em"><b>{self.exercise}: {mark}</b><br>'
+            f"{html.escape(self.message)}</div>"
+        )
+
+
+def exercise(*, notice: str) -> Callable[[Callable[[Answer], None]], Callable[[Any], Verdict]]:
+    """Make a function that tries an answer into a check that readers call.
+
+    Args:
+        notice: what to look at next, shown when the answer passes.
+    """
+
+    def wrap(attempt: Callable[[Answer], None]) -> Callable[[Any], Verdict]:
+        name = attempt.__name__
+
+        @functools.wraps(attempt)
+        def check(answer: Any) -> Verdict:
+            try:
+                attempt(Answer(answer, name))
+            except Wrong as wrong:
+                verdict = Verdict(name, False, str(wrong))
+            else:
+                verdict = Verdict(name, True, notice)
+            record.keep(name, verdict.passed)
+            return verdict
+
+        check.__annotations__ = {"answer": "your function", "return": "Verdict"}
+        del check.__wrapped__  # help() shows the check's signature, not the one of what it wraps
+        return check
+
+    return wrap
+
+
+class Answer:
+    """A reader's function. Calling it finds the faults that any function can have.
+
+    Raises:
+        Wrong: it is no function, takes other arguments, raises, returns nothing, or changes what it was given.
+    """
+
+    def __init__(self, function: Any, name: str) -> None:
+        if not callable(function):
+            raise Wrong(
+                f"A check takes the function itself, and this is {_a(function)}: write {name} without brackets."
+            )
+        self.function = function
+
+    def __call__(self, *inputs: Any) -> Any:
+        try:
+            inspect.signature(self.function).bind(*inputs)
+        except TypeError as error:
+            raise Wrong(
+                f"The function is called with {len(inputs)} argument{'s'[: len(inputs) > 1]}, and yours cannot be: "
+                f"{error}. Keep the first line of the exercise."
+            ) from None
+        given = copy.deepcopy(inputs)
+        try:
+            result = self.function(*given)
+        except NotImplementedError:
+            raise Wrong("It is not implemented yet: replace the line that raises NotImplementedError.") from None
+        except (Exception, SystemExit) as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            raise Wrong(
+                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{line.line or line.name}`)."
+            ) from None
+        if not _same(given, inputs):
+            raise Wrong(
+                f"It changed what it was given, {show(*inputs)}: whoever calls it would lose their data. "
+                "Work on a copy, and avoid methods that end in an underscore or that change a list in place."
+            )
+        if result is None:
+            raise Wrong(f"With {show(*inputs)} it returned nothing: does every way through it end with `return`?")
+        return result
+
+    def number(self, *inputs: Any) -> float:
+        """The answer's result, which must be one finite number."""
+        result = self(*inputs)
+        if isinstance(result, Tensor):
+            hint = "turn it into a number with .item()" if result.numel() == 1 else "one number is wanted"
+            raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: {hint}.")
+        if isinstance(result, bool) or not isinstance(result, (int, float)):
+            raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: a number is wanted.")
+        if not math.isfinite(result):
+            raise Wrong(
+                f"With {show(*inputs)} it returned {result}, which is no finite number: is anything divided by 0?"
+            )
+        return float(result)
+
+    def tensor(
+        self, *inputs: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> Tensor:
+        """The answer's result, which must be a tensor of this shape and type, without NaN."""
+        result = self(*inputs)
+        if not isinstance(result, Tensor):
+            raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: a tensor of shape {shape} is wanted.")
+        if tuple(result.shape) != shape:
+            raise Wrong(f"With {show(*inputs)} it returned shape {tuple(result.shape)}, and {shape} is wanted.")
+        if result.device.type != torch.device(device).type:
+            raise Wrong(
+                f"It returned a tensor on {result.device.type}, and its input was on {torch.device(device).type}: "
+                "make new tensors where the input is (device=...)."
+            )
+        if result.dtype != dtype:
+            raise Wrong(f"It returned {_short(result.dtype)}, and {_short(dtype)} is wanted.")
+        if result.is_floating_point() and result.isnan().any():
+            raise Wrong(
+                f"With {show(*inputs)} some of its numbers are NaN: look for 0/0, 0 * inf or the logarithm of 0."
+            )
+        return result
+
+
+def need(condition: bool, message: str) -> None:
+    """Go on if a property holds.
+
+    Raises:
+        Wrong: it does not.
+    """
+    if not condition:
+        raise Wrong(message)
+
+
+def spot(found: float, given: str, faults: Mapping[float, str]) -> None:
+    """Recognise a result that a known mistake gives for an input.
+
+    Raises:
+        Wrong: the result is one of them.
+    """
+    for value, message in faults.items():
+        need(abs(found - value) > 1e-6, f"For {given} it gives {found:.4g}: {message}")
+
+
+def show(*inputs: Any) -> str:
+    """Inputs as a message shows them: short ones in full, tensors and long lists by their beginning and size."""
+    return ", ".join(map(_show, inputs))
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Tensor) and value.numel() > 12:
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Tensor):
+        rounded = value.round(decimals=3) if value.is_floating_point() else value
+        return f"tensor({rounded.tolist()})"
+    if isinstance(value, list) and len(value) > 12:
+        return f"[{', '.join(map(repr, value[:6]))}, ...] ({len(value)} items)"
+    if isinstance(value, (list, int, float, str)):
+        return repr(value)
+    return _a(value)
+
+
+def _a(value: Any) -> str:
+    """What kind of thing a value is, with its article."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if value is None:
+        return "nothing (None)"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}" + (
+        f" ({value!r})" if isinstance(value, (int, float, str)) else ""
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _same(before: Any, after: Any) -> bool:
+    if isinstance(before, Tensor):
+        return before.shape == after.shape and bool(torch.equal(before, after))
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(after) and all(map(_same, before, after))
+    if isinstance(before, torch.nn.Module):
+        return _same(list(before.state_dict().values()), list(after.state_dict().values()))
+    return before is after or type(before).__eq__ is object.__eq__ or before == after

@@ -1,0 +1,19 @@
+"""Answers that people give, chapter by chapter: wrong ones with the words that name the fault, and other right ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from answers import chapter_01
+
+
+class Wrong(NamedTuple):
+    """An answer with a mistake, and a part of the message that it should get."""
+
+    answer: Callable[..., Any]
+    message: str
+
+
+WRONG = {name: [Wrong(*pair) for pair in pairs] for name, pairs in chapter_01.WRONG.items()}
+RIGHT: dict[str, Callable[..., Any]] = chapter_01.RIGHT
