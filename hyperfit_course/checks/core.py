@@ -129,9 +129,15 @@ class Answer:
         return float(result)
 
     def tensor(
-        self, *inputs: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: str = "cpu"
+        self,
+        *inputs: Any,
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        nan: str = "look for 0 / 0, 0 * inf or the logarithm of 0",
     ) -> Tensor:
-        """The answer's result, which must be a tensor of this shape and type, without NaN."""
+        """The answer's result, which must be a tensor of this shape and type, without NaN; ``nan`` says why it may
+        have come."""
         result = self(*inputs)
         if not isinstance(result, Tensor):
             raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: a tensor of shape {shape} is wanted.")
@@ -145,9 +151,7 @@ class Answer:
         if result.dtype != dtype:
             raise Wrong(f"It returned {_short(result.dtype)}, and {_short(dtype)} is wanted.")
         if result.is_floating_point() and result.isnan().any():
-            raise Wrong(
-                f"With {show(*inputs)} some of its numbers are NaN: look for 0/0, 0 * inf or the logarithm of 0."
-            )
+            raise Wrong(f"With {show(*inputs)} the result has NaN in it: {nan}.")
         return result
 
 
