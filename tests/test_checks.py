@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -27,14 +28,14 @@ def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "own" / "progress.json"
 
 
+@functools.cache
 def functions(folder: str) -> dict[str, Callable[..., Any]]:
-    """The functions that the text notebooks of a folder define."""
+    """The functions that the text notebooks of a folder define; nothing else in them is run."""
     found: dict[str, Any] = {}
     for path in sorted((ROOT / folder).glob("[0-9]*.md")):
-        cells = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
-        for source in cells:
-            if not source.startswith("checks."):
-                exec(source, found)
+        for cell in read(path).cells:
+            if cell.cell_type == "code" and re.match(r"def |from |import ", cell.source):
+                exec(cell.source, found)
     return {name: found[name] for name in NAMES}
 
 
@@ -156,3 +157,11 @@ def test_a_verdict_is_shown_as_text_and_as_html() -> None:
     verdict = Verdict("find_loop", False, "1 < 2")
     assert repr(verdict) == "find_loop: not yet. 1 < 2"
     assert "1 &lt; 2" in verdict._repr_html_()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_says_the_points_that_are_given(name: str) -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "solutions").glob("[0-9]*.md"))
+    section = next(part for part in pages.split("\n## ") if f"checks.{name}({name})" in part)
+    points = next(names[name] for names in checks.EXERCISES.values() if name in names)
+    assert f" minutes · {points} point{'s'[: points > 1]}.*" in section

@@ -72,6 +72,8 @@ def count(items: list[int]) -> int:
 ```
 
 The end.
+
+Done? Compare with the {doc}`solutions </solutions/01_counting>`.
 '''
     )
     assert list(exercise_problems(project)) == []

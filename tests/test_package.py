@@ -18,6 +18,7 @@ COLAB = {
     "accelerate": "1.14.0",
     "filelock": "3.32.3",
     "matplotlib": "3.10.0",
+    "nbformat": "5.11.1",
     "numpy": "2.1.3",
     "pandas": "2.2.3",
     "platformdirs": "4.11.3",

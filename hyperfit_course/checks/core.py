@@ -14,12 +14,15 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hyperfit_course.checks import record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Wrong(Exception):
@@ -88,23 +91,8 @@ class Answer:
         self.function = function
 
     def __call__(self, *inputs: Any) -> Any:
-        try:
-            inspect.signature(self.function).bind(*inputs)
-        except TypeError as error:
-            raise Wrong(
-                f"The function is called with {len(inputs)} argument{'s'[: len(inputs) > 1]}, and yours cannot be: "
-                f"{error}. Keep the first line of the exercise."
-            ) from None
         given = copy.deepcopy(inputs)
-        try:
-            result = self.function(*given)
-        except NotImplementedError:
-            raise Wrong("It is not implemented yet: replace the line that raises NotImplementedError.") from None
-        except (Exception, SystemExit) as error:
-            line = traceback.extract_tb(error.__traceback__)[-1]
-            raise Wrong(
-                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{line.line or line.name}`)."
-            ) from None
+        result = self.changing(*given)
         if not _same(given, inputs):
             raise Wrong(
                 f"It changed what it was given, {show(*inputs)}: whoever calls it would lose their data. "
@@ -113,6 +101,25 @@ class Answer:
         if result is None:
             raise Wrong(f"With {show(*inputs)} it returned nothing: does every way through it end with `return`?")
         return result
+
+    def changing(self, *inputs: Any) -> Any:
+        """The answer's result, where it may return nothing and is allowed to change what it is given."""
+        try:
+            inspect.signature(self.function).bind(*inputs)
+        except TypeError as error:
+            raise Wrong(
+                f"The function is called with {len(inputs)} argument{'s'[: len(inputs) > 1]}, and yours cannot be: "
+                f"{error}. Keep the first line of the exercise."
+            ) from None
+        try:
+            return self.function(*inputs)
+        except NotImplementedError:
+            raise Wrong("It is not implemented yet: replace the line that raises NotImplementedError.") from None
+        except (Exception, SystemExit) as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            raise Wrong(
+                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{line.line or line.name}`)."
+            ) from None
 
     def number(self, *inputs: Any) -> float:
         """The answer's result, which must be one finite number."""
@@ -155,6 +162,27 @@ class Answer:
         return result
 
 
+def small_model(blocks: int = 6) -> PreTrainedModel:
+    """A random model of 61 tokens and width 16, always the same."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # slow to import, and most checks need no model
+
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=blocks,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+    )
+    generator = torch.Generator().manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(float(parameter.ndim == 1) + 0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def need(condition: bool, message: str) -> None:
     """Go on if a property holds.
 
@@ -165,14 +193,14 @@ def need(condition: bool, message: str) -> None:
         raise Wrong(message)
 
 
-def spot(found: float, given: str, faults: Mapping[float, str]) -> None:
+def spot(found: float, given: str, faults: Mapping[float, str], tolerance: float = 1e-6) -> None:
     """Recognise a result that a known mistake gives for an input.
 
     Raises:
         Wrong: the result is one of them.
     """
     for value, message in faults.items():
-        need(abs(found - value) > 1e-6, f"For {given} it gives {found:.4g}: {message}")
+        need(abs(found - value) > tolerance, f"For {given} it gives {found:.4g}: {message}")
 
 
 def show(*inputs: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from answers import chapter_01, chapter_03, chapter_04
+from answers import chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06
 
 
 class Wrong(NamedTuple):
@@ -15,6 +15,6 @@ class Wrong(NamedTuple):
     message: str
 
 
-CHAPTERS = (chapter_01, chapter_03, chapter_04)
+CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06)
 WRONG = {name: [Wrong(*pair) for pair in pairs] for chapter in CHAPTERS for name, pairs in chapter.WRONG.items()}
 RIGHT: dict[str, Callable[..., Any]] = {name: right for chapter in CHAPTERS for name, right in chapter.RIGHT.items()}

@@ -2,7 +2,8 @@
 
 In `solutions/NN_name.md`, what only the solutions may show stands between two markers: in code `# begin solution`
 and `# end solution`, in text `% begin solution` and `% end solution`. In the exercise the text is left out; of the
-code the comments stay, as guidance, and a line that raises NotImplementedError follows.
+code the comments stay, as guidance, and a line that raises NotImplementedError follows. The exercise ends with the way
+to the solutions.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def exercise_text(project: Project, source: Path) -> str:
     text = "\n".join(kept)
     text = re.sub(r"^# Solutions", "# Exercises", text, count=1, flags=re.M)
     text = re.sub(r"^(```\{code-cell\} ipython3\n):tags: \[hide-input\]\n\n?", r"\1", text, flags=re.M)
-    return text.rstrip("\n") + "\n"
+    return f"{text.strip()}\n\nDone? Compare with the {{doc}}`solutions </solutions/{source.stem}>`.\n"
 
 
 def hidden_code(project: Project, source: Path) -> list[str]:

@@ -1,0 +1,133 @@
+"""Checks of the exercises on chapter 02: what happens to a model that is driven to near-zero loss?"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from hyperfit_course.checks.core import Answer, exercise, need, show, small_model
+
+STEPS, RATE = 150, 0.01
+
+
+@exercise(notice="Look at the losses of the first and of the last ten steps. Where would you have stopped, and why?")
+def train(answer: Answer) -> None:
+    """Whether a function trains a model on a few texts until it knows them by heart."""
+    ids = torch.randint(0, 61, (4, 12), generator=torch.Generator().manual_seed(9))
+    model = small_model(2)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    losses = answer.changing(model, ids, RATE, STEPS)
+    need(losses is not None, "It returned nothing: a list with the loss of every step is wanted.")
+    need(
+        isinstance(losses, list) and len(losses) == STEPS,
+        f"For {STEPS} steps it returned {show(losses)}: a list with the loss of every step is wanted.",
+    )
+    need(
+        not any(isinstance(loss, Tensor) for loss in losses),
+        "The list holds tensors, and each keeps the whole graph of its step in memory: store loss.item().",
+    )
+    need(all(isinstance(loss, float) for loss in losses), "The list does not hold numbers (float) only.")
+    need(
+        any(not torch.equal(before[name], now) for name, now in model.state_dict().items()),
+        "No weight has changed: after backward() an optimizer has to take its step, on the weights of this model.",
+    )
+    reported, real = losses[-1], _loss(model, ids)
+    need(real == real, "The weights are NaN: was the gradient of one step divided or scaled without limit?")
+    start = _loss(_restored(model, before), ids)
+    need(
+        not (reported < 0.5 and real > 1),
+        f"The last loss in the list is {reported:.2f}, but the model's loss of predicting the *next* token is "
+        f"{real:.2f}. The models of transformers shift the labels themselves: are yours shifted once more?",
+    )
+    need(
+        abs(losses[0] / start - 1) < 0.05,
+        f"The first loss is {losses[0]:.2f}, and the mean loss of a token was {start:.2f}: is it a sum, or a loss of "
+        "other tokens?",
+    )
+    piled = _losses_of_piled_gradients(ids, before)
+    need(
+        sum(abs(one - other) for one, other in zip(losses[:6], piled, strict=True)) > 1e-3,
+        "The gradients of all earlier steps are still there in each step: set them to zero before backward().",
+    )
+    need(
+        min(losses[-3:]) > 0.1 or real < 0.1,
+        f"The losses fall, but the model that you leave behind has a loss of {real:.2f}: is the right model trained?",
+    )
+    need(
+        real < 0.1,
+        f"After {STEPS} steps at a learning rate of {RATE} the loss is {real:.2f}. AdamW without weight decay gets it "
+        "below 0.1: which optimizer do you use, and does every step see all texts?",
+    )
+
+
+def _loss(model: torch.nn.Module, ids: Tensor) -> float:
+    with torch.no_grad():
+        return model(input_ids=ids, labels=ids).loss.item()
+
+
+def _restored(model: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Module:
+    fresh = copy.deepcopy(model)
+    fresh.load_state_dict(state)
+    return fresh
+
+
+def _losses_of_piled_gradients(ids: Tensor, state: dict[str, Tensor]) -> list[float]:
+    model = _restored(small_model(2), state)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    losses = []
+    for _ in range(6):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@exercise(notice="How many prompts would make the interval half as wide? Is it worth the time?")
+def bootstrap_interval(answer: Answer) -> None:
+    """Whether a function gives the 95 % bootstrap interval of a mean."""
+    values = torch.randn(60, generator=torch.Generator().manual_seed(10)) * 2 + 1
+    low, high = _interval(answer, values)
+    mean, deviation = values.mean().item(), values.std().item()
+    width = 2 * 1.96 * deviation / len(values) ** 0.5
+    need(low <= high, f"It gives ({low:.3f}, {high:.3f}): the lower end comes first.")
+    need(
+        high - low > 0.01 * width,
+        "The interval has no width: are the values drawn *with* replacement? Without, every set is the same.",
+    )
+    need(
+        low < mean < high,
+        f"The mean of the values, {mean:.3f}, lies outside of the interval ({low:.3f}, {high:.3f}).",
+    )
+    ratio = (high - low) / width
+    need(
+        ratio < 4,
+        f"The interval is {ratio:.0f} times too wide: it holds 95 % of the values. 95 % of the *means* of redrawn "
+        "sets are wanted.",
+    )
+    need(
+        not 0.76 < ratio < 0.9,
+        "The interval is a little too narrow: to hold 95 %, it leaves out 2.5 % at each end, and not 5 %.",
+    )
+    need(
+        ratio < 1.3,
+        f"The interval is {ratio:.1f} times too wide: each redrawn set has as many values as there were.",
+    )
+    need(ratio > 0.9, f"The interval is too narrow, {ratio:.2f} times what it should be.")
+    again = _interval(answer, values)
+    need(
+        again == (low, high), "With the same seed it gives another interval each time: make a generator from the seed."
+    )
+
+
+def _interval(answer: Answer, values: Tensor) -> tuple[float, float]:
+    found = answer(values, 2000, 0)
+    need(
+        isinstance(found, tuple) and len(found) == 2 and all(isinstance(end, float) for end in found),
+        f"It returned {show(found)}: a pair of Python floats is wanted, (low, high).",
+    )
+    return found

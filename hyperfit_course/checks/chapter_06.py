@@ -1,0 +1,235 @@
+"""Checks of the exercises on chapter 06: is training the end enough?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperfit_course.checks.core import Answer, exercise, need, show, small_model
+
+
+@exercise(notice="Call it with the hyperfitted model of chapter 02. Which blocks does full fine-tuning train?")
+def trained_blocks(answer: Answer) -> None:
+    """Whether a function lists the blocks of a model in which anything is trained."""
+    from hyperfit_course.late_stage import late_stage_lora  # PEFT is slow to import
+
+    for chosen, rank in (([4, 5], 2), ([0, 3], 1), ([1], 3)):
+        model = late_stage_lora(small_model(), chosen, rank)
+        found = answer(model)
+        given = f"For a model with adapters on the blocks {chosen}"
+        need(
+            isinstance(found, list) and all(type(number) is int for number in found),
+            f"{given} it returned {show(found)}: a list of whole numbers is wanted.",
+        )
+        need(
+            found != list(range(6)), f"{given} it gives all blocks: ask each parameter whether it requires a gradient."
+        )
+        need(len(set(found)) == len(found), f"{given} it gives {found}: each block once.")
+        need(
+            found != [number + 1 for number in chosen],
+            f"{given} it gives {found}: blocks are counted from 0, as in their names.",
+        )
+        need(found == chosen, f"{given} it gives {found}.")
+    # Frozen adapters are there, and train nothing.
+    model = late_stage_lora(small_model(12), [2, 10], 2)
+    for name, parameter in model.named_parameters():
+        if ".2." in name:
+            parameter.requires_grad = False
+    found = answer(model)
+    need(
+        2 not in found,
+        f"For a model whose adapters on block 2 are frozen it gives {found}: that there is an adapter is not enough.",
+    )
+    need(
+        found == [10],
+        f"For a model that trains block 10 only it gives {found}: does a number of two digits come out right?",
+    )
+    full = small_model(3).requires_grad_(True)
+    need(
+        answer(full) == [0, 1, 2],
+        "For a model without adapters, all weights of which are trained, every block is wanted.",
+    )
+
+
+@exercise(
+    notice="With B = 0 the result is that of the frozen map. Why does training begin there, and why is A not zero as "
+    "well?"
+)
+def lora_forward(answer: Answer) -> None:
+    """Whether a function computes what a linear map with a LoRA adapter puts out."""
+    generator = torch.Generator().manual_seed(7)
+    x, weight = torch.randn(5, 6, generator=generator), torch.randn(4, 6, generator=generator)
+    a, b = torch.randn(3, 6, generator=generator), torch.randn(4, 3, generator=generator)
+    base, change = x @ weight.T, x @ a.T @ b.T
+
+    def out(alpha: float, down: Tensor = a, up: Tensor = b, inputs: Tensor = x) -> Tensor:
+        shape = (*inputs.shape[:-1], 4)
+        return answer.tensor(inputs, weight, down, up, alpha, shape=shape)
+
+    plain = out(12.0, up=torch.zeros(4, 3))
+    need(
+        torch.allclose(plain, base, atol=1e-4),
+        "With B = 0 the adapter adds nothing, and the result should be that of the frozen map: is W x in the sum?",
+    )
+    found = out(12.0)
+    need(
+        not torch.allclose(found, base + 12 * change, atol=1e-3),
+        "The adapter's part is three times too large for rank 3: it is scaled by alpha / r, not by alpha.",
+    )
+    need(
+        not torch.allclose(found, base + change, atol=1e-3),
+        "The adapter's part does not depend on alpha: it is scaled by alpha / r.",
+    )
+    need(
+        not torch.allclose(found, 4 * (base + change), atol=1e-3),
+        "The frozen map's part is scaled too: alpha / r belongs to the adapter only.",
+    )
+    need(
+        torch.allclose(found, base + 4 * change, atol=1e-3),
+        "For rank 3 and alpha 12 the result is not W x + (12 / 3) B A x.",
+    )
+    smaller = out(12.0, down=a[:2], up=b[:, :2])
+    need(
+        torch.allclose(smaller, base + 6 * (x @ a[:2].T @ b[:, :2].T), atol=1e-3),
+        "For rank 2 it is wrong, though it is right for rank 3: where does your r come from?",
+    )
+    batch = torch.randn(2, 5, 6, generator=generator)
+    need(
+        torch.allclose(out(3.0, inputs=batch), batch @ weight.T + batch @ a.T @ b.T, atol=1e-3),
+        "For inputs of shape (2, 5, 6), as in a transformer, the numbers are wrong.",
+    )
+
+
+@exercise(
+    notice="How many megabytes do the states of all 32 training texts take? And what has to be kept for the first "
+    "block?"
+)
+def states_before(answer: Answer) -> None:
+    """Whether a function gives the residual stream that enters a block."""
+    model = small_model()
+    ids = torch.randint(0, 61, (2, 9), generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():
+        stream = list(model(input_ids=ids, output_hidden_states=True).hidden_states)
+        inner = model.model
+        hidden, after_last = inner.embed_tokens(ids), []
+        handle = inner.layers[-1].register_forward_hook(lambda *given: after_last.append(given[-1]))
+        model(input_ids=ids)
+        handle.remove()
+    for block in (3, 0, 5):
+        found = answer.tensor(model, ids, block, shape=(2, 9, 16))
+        need(
+            not found.requires_grad,
+            "The states still carry the graph of the frozen blocks: compute them under torch.no_grad().",
+        )
+        need(
+            not (block < 5 and torch.allclose(found, stream[block + 1], atol=1e-4)),
+            f"For block {block} it gives the stream *after* that block: what enters it is wanted.",
+        )
+        need(
+            not (block and torch.allclose(found, stream[block - 1], atol=1e-4)),
+            f"For block {block} it gives the stream one block too early: the first entry is the embedding.",
+        )
+        need(
+            torch.allclose(found, stream[block], atol=1e-4),
+            f"For block {block} the states are not those that enter it. Are all blocks before it run, and no norm "
+            "after them?",
+        )
+    need(torch.allclose(hidden, stream[0]), "The embedding enters block 0.")
+    end = answer.tensor(model, ids, 6, shape=(2, 9, 16))
+    raw = after_last[0][0] if isinstance(after_last[0], tuple) else after_last[0]
+    need(
+        not torch.allclose(end, stream[6], atol=1e-4) or torch.allclose(stream[6], raw, atol=1e-4),
+        "For block 6 of a model with six blocks the stream before the final norm is wanted, and it gives the one "
+        "after it: the first trap of chapter 05.",
+    )
+    need(
+        torch.allclose(end, raw, atol=1e-4),
+        "For block 6 of a model with six blocks, the output of the last block is wanted.",
+    )
+
+
+@exercise(
+    notice="Which of the counts that fit is the number of blocks of that model? What else could have been counted?"
+)
+def layers_that_explain(answer: Answer) -> None:
+    """Whether a function lists the numbers of layers for which a reported saving of parameters is true."""
+    for saved, count in ((0.167, 5), (0.783, 5), (0.75, 5), (0.5, 1), (0.99, 1), (0.827, 5)):
+        wanted = [n for n in range(count, 201) if round(1 - count / n, 3) == saved]
+        found = answer(saved, count)
+        given = f"For a saving of {saved:.1%} with {count} trained"
+        need(
+            isinstance(found, list) and all(type(number) is int for number in found),
+            f"{given} it returned {show(found)}: a list of whole numbers is wanted.",
+        )
+        need(
+            not found or found == wanted or found != [n for n in range(count, 201) if round(count / n, 3) == saved],
+            f"{given} it gives {found}: that is the share that is trained, and not the share that is saved.",
+        )
+        need(
+            bool(found) or not wanted,
+            f"{given} it gives nothing: the reported number is rounded, so compare numbers that are rounded to 0.1 %.",
+        )
+        need(
+            set(found) >= set(wanted),
+            f"{given} it gives {found}, and {wanted} fit: all of them are wanted, up to 200 layers.",
+        )
+        need(
+            set(found) <= set(wanted),
+            f"{given} it gives {found}, and only {wanted} fit when the saving is rounded to 0.1 %.",
+        )
+        need(found == wanted, f"{given} it gives {found}: the smallest first, each once.")
+
+
+@exercise(
+    notice="The paper writes p = .02 for 57.3 % of 200. Which of your two numbers is that, and how many wins were it?"
+)
+def binomial_p(answer: Answer) -> None:
+    """Whether a function gives the one- and two-sided p-values of a number of wins against a fair coin."""
+    one, two = _p_values(answer, 9, 10)
+    need(
+        abs(one - 10 / 1024) > 1e-9,
+        "For 9 of 10 wins it gives the probability of exactly 9: a p-value counts the more extreme results, too.",
+    )
+    need(
+        abs(one - 1 / 1024) > 1e-9,
+        "For 9 of 10 wins it gives the probability of *more* than 9: 9 itself belongs to it.",
+    )
+    need(
+        abs(one - 1013 / 1024) > 1e-9 and abs(one - 1023 / 1024) > 1e-9,
+        "For 9 of 10 wins it gives the probability of fewer wins: the other end is wanted.",
+    )
+    need(
+        abs(one - 11 / 1024) < 1e-9,
+        f"For 9 of 10 wins, 11 of the 1024 sequences of coins have at least 9 heads, and it gives {one:.5f} for one "
+        "side. Is it the exact sum?",
+    )
+    need(
+        abs(two - 11 / 1024) > 1e-9,
+        "For 9 of 10 wins both numbers are the same: the two-sided one counts 1 or fewer wins as well.",
+    )
+    need(abs(two - 22 / 1024) < 1e-9, f"For 9 of 10 wins the two-sided value is 22 / 1024, and it gives {two:.5f}.")
+    one, two = _p_values(answer, 3, 10)
+    need(
+        abs(two - 2 * one) > 1e-9 and two <= 1,
+        f"For 3 of 10 wins it gives {one:.3f} and {two:.3f}: a p-value is never above 1. The two-sided value doubles "
+        "the *smaller* end.",
+    )
+    need(
+        abs(one - 968 / 1024) < 1e-9 and abs(two - 352 / 1024) < 1e-9,
+        f"For 3 of 10 wins it gives {one:.4f} and {two:.4f}: 968 / 1024 and 352 / 1024 are wanted.",
+    )
+    need(_p_values(answer, 5, 10)[1] == 1, "For 5 of 10 wins nothing is less extreme: the two-sided value is 1.")
+    one, two = _p_values(answer, 115, 200)
+    need(
+        abs(one - 0.0200186) < 1e-5 and abs(two - 0.0400372) < 1e-5,
+        f"For 115 of 200 wins it gives {one:.5f} and {two:.5f}, though small numbers come out right.",
+    )
+
+
+def _p_values(answer: Answer, wins: int, trials: int) -> tuple[float, float]:
+    found = answer(wins, trials)
+    need(
+        isinstance(found, tuple) and len(found) == 2 and all(isinstance(x, (int, float)) for x in found),
+        f"For {wins} of {trials} it returned {show(found)}: a pair of numbers is wanted, (one-sided, two-sided).",
+    )
+    return float(found[0]), float(found[1])
