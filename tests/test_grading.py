@@ -49,7 +49,7 @@ SUBMISSIONS = {
     "forks": notebook(TTR, "import os\nwhile True:\n    os.fork()"),
     "forks_below_python": notebook(TTR, "import ctypes\nlibc = ctypes.CDLL(None)\nwhile True:\n    libc.fork()"),
     "prints": notebook("while True:\n    print('x' * 1_000_000)", TTR),
-    "fills_memory": notebook("held = []\nwhile True:\n    held.append(bytearray(200_000_000))", TTR),
+    "fills_memory": notebook("held = bytearray(50_000_000_000)", TTR),
     "no_notebook": "This is my homework.",
     "another": notebook("print('hello')"),
 }

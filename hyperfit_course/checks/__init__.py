@@ -23,7 +23,7 @@ from hyperfit_course.checks.record import progress_table
 EXERCISES = {
     "01": {"type_token_ratio": 1, "ngram_repetition": 2, "find_loop": 3},
     "02": {"train": 3, "bootstrap_interval": 2},
-    "03": {"entropy": 2, "match_temperature": 2, "keeps_order": 2},
+    "03": {"entropy": 2, "match_temperature": 2, "keeps_order": 1},
     "04": {"token_ranks": 2, "deep_tail_share": 1, "static_bias": 3},
     "05": {"participation_ratio": 2, "participation_ratio_by_traces": 2, "outlier_dimensions": 2},
     "06": {"trained_blocks": 1, "lora_forward": 2, "states_before": 3, "layers_that_explain": 1, "binomial_p": 2},

@@ -73,6 +73,12 @@ def ngram_repetition(answer: Answer) -> None:
         abs(found - 2 / 7) < 1e-9,
         f"For {show(tokens, 2)} it gives {found:.4g}: two of its seven bigrams occurred before.",
     )
+    joined = answer.number([1, 11, 11, 1], 2)
+    need(
+        joined == 0,
+        f"For {show([1, 11, 11, 1], 2)} it gives {joined:.4g}: (1, 11) and (11, 1) are different bigrams. How do you "
+        "tell n-grams apart?",
+    )
     generator = random.Random(1)
     for n in (1, 2, 3):
         fresh = list(range(20))
@@ -124,9 +130,11 @@ def find_loop(answer: Answer) -> None:
         (1, 3),
         "The loop begins as early as it can: position 1 fits the rounds that follow it.",
     )
+    expect([1, 2, 3, 1, 2, 3], (0, 3), "Two whole rounds are enough, and here they are the whole text.")
     expect([1, 2, 1, 2, 9], None, "The end of the text is no loop, so it is not caught in one: None is wanted.")
     expect([1, 2, 3, 4, 1], None, "One token that comes back is no loop: at least two whole rounds are wanted.")
     expect([1, 2, 3, 4], None, "Nothing is repeated: None is wanted.")
+    expect([1, 2, 2, 1, 2, 2], (4, 1), "The shortest round that fits counts, and here the text ends with 2, 2.")
     expect(
         [1, 1, 2, 1, 1, 2, 1, 1, 2],
         (0, 3),
@@ -151,6 +159,6 @@ def _loop(answer: Answer, tokens: list[int]) -> tuple[int, int] | None:
     shaped = isinstance(found, tuple) and len(found) == 2 and all(type(number) is int for number in found)
     need(
         found is None or shaped,
-        f"For {tokens} it returned {found!r}: a pair (start, period) of whole numbers, or None, is wanted.",
+        f"For {tokens} it returned {found!r}: a tuple (start, period) of whole numbers, or None, is wanted.",
     )
     return found

@@ -33,7 +33,7 @@ def train(answer: Answer) -> None:
     need(all(isinstance(loss, float) for loss in losses), "The list does not hold numbers (float) only.")
     need(
         any(not torch.equal(before[name], now) for name, now in model.state_dict().items()),
-        "No weight has changed: after backward() an optimizer has to take its step, on the weights of this model.",
+        "No weight has changed: after backward(), with the gradients still there, an optimizer has to take its step.",
     )
     reported, real = losses[-1], _loss(model, ids)
     need(real == real, "The weights are NaN: was the gradient of one step divided or scaled without limit?")
@@ -57,10 +57,16 @@ def train(answer: Answer) -> None:
         min(losses[-3:]) > 0.1 or real < 0.1,
         f"The losses fall, but the model that you leave behind has a loss of {real:.2f}: is the right model trained?",
     )
+    untouched = [number for number in range(61) if number not in ids]
+    table = model.get_input_embeddings().weight
+    need(
+        torch.equal(table[untouched], before["model.embed_tokens.weight"][untouched]),
+        "The embeddings of tokens that are in no text have changed: AdamW shrinks all if weight_decay is not 0.",
+    )
     need(
         real < 0.1,
         f"After {STEPS} steps at a learning rate of {RATE} the loss is {real:.2f}. AdamW without weight decay gets it "
-        "below 0.1: which optimizer do you use, and does every step see all texts?",
+        "below 0.1: which optimizer do you use, is learning_rate used, and does every step see all texts?",
     )
 
 
@@ -114,18 +120,25 @@ def bootstrap_interval(answer: Answer) -> None:
         "The interval is a little too narrow: to hold 95 %, it leaves out 2.5 % at each end, and not 5 %.",
     )
     need(
-        ratio < 1.3,
+        ratio < 1.25,
         f"The interval is {ratio:.1f} times too wide: each redrawn set has as many values as there were.",
     )
     need(ratio > 0.9, f"The interval is too narrow, {ratio:.2f} times what it should be.")
+    single = _interval(answer, values, resamples=1)
+    need(
+        single[0] == single[1],
+        "With a single redrawn set there is one mean, and so no width: are `resamples` sets drawn?",
+    )
+    other = _interval(answer, values, seed=1)
+    need(other != (low, high), "With another seed it gives the same interval: is the generator used?")
     again = _interval(answer, values)
     need(
         again == (low, high), "With the same seed it gives another interval each time: make a generator from the seed."
     )
 
 
-def _interval(answer: Answer, values: Tensor) -> tuple[float, float]:
-    found = answer(values, 2000, 0)
+def _interval(answer: Answer, values: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    found = answer(values, resamples, seed)
     need(
         isinstance(found, tuple) and len(found) == 2 and all(isinstance(end, float) for end in found),
         f"It returned {show(found)}: a pair of Python floats is wanted, (low, high).",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,11 @@ def trained_blocks(answer: Answer) -> None:
         need(found == chosen, f"{given} it gives {found}.")
     # Frozen adapters are there, and train nothing.
     model = late_stage_lora(small_model(12), [2, 10], 2)
+    found = answer(model)
+    need(
+        found == [2, 10],
+        f"For adapters on the blocks 2 and 10 it gives {found}: how do numbers of two digits come out?",
+    )
     for name, parameter in model.named_parameters():
         if ".2." in name:
             parameter.requires_grad = False
@@ -110,9 +117,8 @@ def states_before(answer: Answer) -> None:
     ids = torch.randint(0, 61, (2, 9), generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
         stream = list(model(input_ids=ids, output_hidden_states=True).hidden_states)
-        inner = model.model
-        hidden, after_last = inner.embed_tokens(ids), []
-        handle = inner.layers[-1].register_forward_hook(lambda *given: after_last.append(given[-1]))
+        after_last: list[Any] = []
+        handle = model.model.layers[-1].register_forward_hook(lambda *given: after_last.append(given[-1]))
         model(input_ids=ids)
         handle.remove()
     for block in (3, 0, 5):
@@ -134,7 +140,6 @@ def states_before(answer: Answer) -> None:
             f"For block {block} the states are not those that enter it. Are all blocks before it run, and no norm "
             "after them?",
         )
-    need(torch.allclose(hidden, stream[0]), "The embedding enters block 0.")
     end = answer.tensor(model, ids, 6, shape=(2, 9, 16))
     raw = after_last[0][0] if isinstance(after_last[0], tuple) else after_last[0]
     need(
@@ -142,10 +147,17 @@ def states_before(answer: Answer) -> None:
         "For block 6 of a model with six blocks the stream before the final norm is wanted, and it gives the one "
         "after it: the first trap of chapter 05.",
     )
+    before = _hooks(model)
+    answer.changing(model, ids, 2)
+    need(_hooks(model) == before, "It leaves a hook on the model: remove it by its handle, or it is called for ever.")
     need(
         torch.allclose(end, raw, atol=1e-4),
         "For block 6 of a model with six blocks, the output of the last block is wanted.",
     )
+
+
+def _hooks(model: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @exercise(
@@ -153,7 +165,7 @@ def states_before(answer: Answer) -> None:
 )
 def layers_that_explain(answer: Answer) -> None:
     """Whether a function lists the numbers of layers for which a reported saving of parameters is true."""
-    for saved, count in ((0.167, 5), (0.783, 5), (0.75, 5), (0.5, 1), (0.99, 1), (0.827, 5)):
+    for saved, count in ((0.167, 5), (0.75, 5), (0.5, 1), (0.99, 1), (0.0, 5), (0.975, 5), (0.85, 5)):
         wanted = [n for n in range(count, 201) if round(1 - count / n, 3) == saved]
         found = answer(saved, count)
         given = f"For a saving of {saved:.1%} with {count} trained"

@@ -113,13 +113,20 @@ class Answer:
             ) from None
         try:
             return self.function(*inputs)
-        except NotImplementedError:
-            raise Wrong("It is not implemented yet: replace the line that raises NotImplementedError.") from None
+        except NotImplementedError as error:
+            what = str(error) or "it is not implemented yet"
+            raise Wrong(f"{what}: replace the line that raises NotImplementedError.") from None
         except (Exception, SystemExit) as error:
-            line = traceback.extract_tb(error.__traceback__)[-1]
             raise Wrong(
-                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{line.line or line.name}`)."
+                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{self._line(error)}`)."
             ) from None
+
+    def _line(self, error: BaseException) -> str:
+        """The line of the answer's own file, and not of a library that it calls, where an error came from."""
+        frames = traceback.extract_tb(error.__traceback__)
+        code = getattr(self.function, "__code__", None)
+        own = [frame for frame in frames if code and frame.filename == code.co_filename] or frames
+        return own[-1].line or own[-1].name
 
     def number(self, *inputs: Any) -> float:
         """The answer's result, which must be one finite number."""

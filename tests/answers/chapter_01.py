@@ -172,7 +172,7 @@ WRONG = {
         (loop_anywhere, "The end of the text is no loop"),
         (loop_one_round, "at least two whole rounds"),
         (loop_whole_rounds, "break off in the middle"),
-        (loop_minus_one, "a pair (start, period)"),
+        (loop_minus_one, "a tuple (start, period)"),
     ],
 }
 

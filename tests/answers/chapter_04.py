@@ -55,7 +55,7 @@ def tail_counts(ranks: Tensor, threshold: int) -> Shares:
 
 def tail_twice_of_all(ranks: Tensor, threshold: int) -> Shares:
     share = (ranks > threshold).float().mean().item()
-    return round(share, 6), round(share, 6)
+    return share, share
 
 
 def tail_overrides(ranks: Tensor, threshold: int) -> Shares:
@@ -147,7 +147,7 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (tail_overrides, "the share of overriding choices. Of these"),
         (tail_of_rows, "in the shape (2, 5)"),
         (tail_divides_by_zero, "ZeroDivisionError"),
-        (tail_as_tensors, "a pair of Python floats"),
+        (tail_as_tensors, "a pair of Python numbers"),
     ],
     "static_bias": [
         (bias_of_all, "All tokens have an offset"),

@@ -185,7 +185,7 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "trained_blocks": [
         (trained_all, "ask each parameter"),
         (trained_with_adapter, "that there is an adapter is not enough"),
-        (trained_one_digit, "a number of two digits"),
+        (trained_one_digit, "numbers of two digits"),
         (trained_from_one, "counted from 0"),
         (trained_repeated, "each block once"),
     ],
@@ -208,7 +208,7 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (layers_trained_share, "the share that is trained"),
         (layers_exactly, "rounded to 0.1 %"),
         (layers_first, "all of them are wanted"),
-        (layers_near, "only [23] fit"),
+        (layers_near, "fit when the saving is rounded"),
     ],
     "binomial_p": [
         (p_exactly, "exactly 9"),
