@@ -12,7 +12,7 @@ from pathlib import Path
 
 import notebooks
 import pytest
-from notebook_pipeline.project import Project
+from notebook_pipeline.project import FOLDERS, Project
 from playwright.sync_api import Page, sync_playwright
 
 PROJECT = Project(Path(__file__).resolve().parent.parent)
@@ -64,7 +64,8 @@ class Loads(HTMLParser):
 
 
 def test_every_page_of_the_contents_is_built(html: Path) -> None:
-    built = {path.relative_to(html).with_suffix(".md") for path in html.rglob("book/**/*.html")}
+    pages = [path for folder in FOLDERS for path in (html / folder).rglob("*.html")]
+    built = {path.relative_to(html).with_suffix(".md") for path in pages}
     assert built == {path.relative_to(PROJECT.root) for path in PROJECT.toc}
 
 

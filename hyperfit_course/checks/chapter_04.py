@@ -24,9 +24,9 @@ def token_ranks(answer: Answer) -> None:
     logits = torch.randn(3, 5, 40, generator=generator)
     order = logits.argsort(dim=-1, descending=True)
     for place in (0, 4, 39):
-        found = _ranks(answer, logits, order[..., place])
+        at_place = _ranks(answer, logits, order[..., place])
         need(
-            bool((found == place + 1).all()),
+            bool((at_place == place + 1).all()),
             f"For logits of shape (3, 5, 40) and the tokens that stand {place + 1}. at each position it does not give "
             f"{place + 1} everywhere: does every position use its own token and its own order?",
         )
