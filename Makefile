@@ -54,11 +54,11 @@ serve: ## show the built book at http://localhost:8000 (another port: make serve
 	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-test: assets lint ## check code, notebooks and every output they promise (about 15 minutes on 2 cores)
-	@echo "Unit tests: about 2 minutes"
+test: assets lint ## check code, notebooks and every output they promise (20 to 40 minutes on 2 cores)
+	@echo "Unit tests: 3 to 4 minutes"
 	@$(BIN)/python -m pytest -q -rs tests
 	@$(BIN)/python tools/notebooks.py check
-	@echo "Every committed notebook, cell by cell: about 10 minutes, and 4 to 8 more if the model has to be trained"
+	@echo "Every committed notebook, cell by cell: 10 to 20 minutes, and 4 to 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
 
 lint: setup ## check style and types (a minute or two the first time, then seconds)

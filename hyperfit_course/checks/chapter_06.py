@@ -105,6 +105,17 @@ def lora_forward(answer: Answer) -> None:
         torch.allclose(out(3.0, inputs=batch), batch @ weight.T + batch @ a.T @ b.T, atol=1e-3),
         "For inputs of shape (2, 5, 6), as in a transformer, the numbers are wrong.",
     )
+    from hyperfit_course.late_stage import late_stage_lora  # PEFT is slow to import
+
+    adapted = late_stage_lora(small_model(1), 1, rank=3, alpha=5).base_model.model.model.layers[0].self_attn.q_proj
+    torch.nn.init.normal_(adapted.lora_B["default"].weight, generator=generator)
+    inputs = torch.randn(2, 16, generator=generator)
+    parts = (adapted.base_layer.weight, adapted.lora_A["default"].weight, adapted.lora_B["default"].weight)
+    found = answer.tensor(inputs, *(part.detach() for part in parts), 5, shape=(2, 16))
+    need(
+        torch.allclose(found, adapted(inputs).detach(), atol=1e-3),
+        "For a layer of PEFT with rank 3 and alpha 5 the result is not PEFT's: is alpha / r computed as a float?",
+    )
 
 
 @exercise(

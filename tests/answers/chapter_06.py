@@ -71,6 +71,10 @@ def lora_rank_three(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: floa
     return x @ weight.T + alpha / 3 * x @ a.T @ b.T
 
 
+def lora_whole_number(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    return x @ weight.T + alpha // len(a) * x @ a.T @ b.T
+
+
 def lora_swapped(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float) -> Tensor:
     return x @ weight.T + alpha / len(a) * x @ b.T @ a.T
 
@@ -196,6 +200,7 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lora_scales_all, "belongs to the adapter only"),
         (lora_rank_three, "where does your r come from"),
         (lora_swapped, "RuntimeError"),
+        (lora_whole_number, "computed as a float"),
     ],
     "states_before": [
         (states_with_graph, "carry the graph"),
