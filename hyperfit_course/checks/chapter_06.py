@@ -107,7 +107,8 @@ def lora_forward(answer: Answer) -> None:
     )
     from hyperfit_course.late_stage import late_stage_lora  # PEFT is slow to import
 
-    adapted = late_stage_lora(small_model(1), 1, rank=3, alpha=5).base_model.model.model.layers[0].self_attn.q_proj
+    model: Any = late_stage_lora(small_model(1), 1, rank=3, alpha=5)
+    adapted = model.base_model.model.model.layers[0].self_attn.q_proj
     torch.nn.init.normal_(adapted.lora_B["default"].weight, generator=generator)
     inputs = torch.randn(2, 16, generator=generator)
     parts = (adapted.base_layer.weight, adapted.lora_A["default"].weight, adapted.lora_B["default"].weight)
