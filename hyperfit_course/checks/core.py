@@ -147,7 +147,6 @@ class Answer:
         *inputs: Any,
         shape: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
         nan: str = "look for 0 / 0, 0 * inf or the logarithm of 0",
     ) -> Tensor:
         """The answer's result, which must be a tensor of this shape and type, without NaN; ``nan`` says why it may
@@ -157,9 +156,9 @@ class Answer:
             raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: a tensor of shape {shape} is wanted.")
         if tuple(result.shape) != shape:
             raise Wrong(f"With {show(*inputs)} it returned shape {tuple(result.shape)}, and {shape} is wanted.")
-        if result.device.type != torch.device(device).type:
+        if result.device.type != "cpu":
             raise Wrong(
-                f"It returned a tensor on {result.device.type}, and its input was on {torch.device(device).type}: "
+                f"It returned a tensor on {result.device.type}, and its input was on cpu: "
                 "make new tensors where the input is (device=...)."
             )
         if result.dtype != dtype:
