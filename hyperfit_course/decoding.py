@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
@@ -19,8 +23,9 @@ from transformers import (
 )
 
 from hyperfit_course.anatomy import CausalLM, unwrapped
+from hyperfit_course.artifacts import artifact, code_digest, sha256_tensor
 from hyperfit_course.distributions import entropy_bounds, match_temperature_per_position, predictive_entropy
-from hyperfit_course.models import context_length
+from hyperfit_course.models import context_length, fingerprint
 
 PROMPT_TOKENS = 32
 """Tokens of context that a continuation starts from, as in Carlsson et al. (2025)."""
@@ -37,6 +42,17 @@ class _Progress(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.bar.update()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+class _Forbidden(LogitsProcessor):
+    """Tokens that are never written. transformers has this too, with two passes over the vocabulary a step."""
+
+    def __init__(self, tokens: int | list[int] | None) -> None:
+        self.tokens = [] if tokens is None else torch.atleast_1d(torch.tensor(tokens)).tolist()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores[:, self.tokens] = -math.inf  # transformers hands out a copy of the logits
+        return scores
 
 
 class EntropyMatched(LogitsProcessor):
@@ -122,12 +138,10 @@ def continue_prompts(
             f"{context_length(model)}: ask for fewer."
         )
     model = unwrapped(model)  # PEFT's wrapper would leave our settings behind in the model
-    own = model.generation_config
+    forbidden = _Forbidden(model.generation_config.eos_token_id if model.generation_config else None)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        min_new_tokens=max_new_tokens,
         do_sample=sample,
-        eos_token_id=own.eos_token_id if own else None,
         pad_token_id=0,  # never written, since all rows end together; transformers wants one
         **({"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}),
     )
@@ -139,7 +153,42 @@ def continue_prompts(
             prompts,
             attention_mask=torch.ones_like(prompts),
             generation_config=config,
-            logits_processor=logits_processor,
+            logits_processor=LogitsProcessorList([forbidden, *(logits_processor or [])]),
             stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
         )
     return output[:, prompts.shape[1] :].cpu()
+
+
+def kept_continuations(model: CausalLM, prompts: Tensor, progress: str | None = None) -> Tensor:
+    """The greedy continuations of :func:`continue_prompts`, written once and then read from the cache.
+
+    Several chapters show the same texts of the same models. They are kept under a key of the model's weights, the
+    prompts and the code.
+
+    Args:
+        model: a model that nothing but its weights decides: no adapters, no hooks of yours.
+        prompts: token ids, shape (n, prompt length).
+        progress: label of a progress bar; no bar without it.
+
+    Returns:
+        Token ids, shape (n, 96), on the CPU, without the prompts.
+
+    Raises:
+        ValueError: as in :func:`continue_prompts`; or the model has adapters, whose strength its weights do not show.
+    """
+    if isinstance(model, PeftModel):
+        raise ValueError("The weights of a model with adapters do not say how strong they are: use continue_prompts.")
+    key = {
+        "code": code_digest(sys.modules[__name__]),
+        "model": fingerprint(model),
+        "prompts": sha256_tensor(prompts),
+        "device": model.device.type,
+    }
+
+    def write(folder: Path) -> None:
+        save_file(
+            {"tokens": continue_prompts(model, prompts, progress=progress).contiguous()},
+            folder / "continuations.safetensors",
+        )
+
+    return load_file(artifact("continuations", key, write) / "continuations.safetensors")["tokens"]

@@ -22,7 +22,7 @@ from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
 from hyperfit_course.losses import has_plain_head
 
 CHUNK = 128
-"""Positions whose logits are computed at a time: 128 x 49,152 in float32 are 25 MB."""
+"""Positions whose logits are computed at a time. 128 x 49,152 in float32 are 25 MB."""
 _ROWS = 32
 """Positions that are measured at a time: their logits, 6 MB, and the copies stay in a processor's cache."""
 _MARGIN = 1e-6

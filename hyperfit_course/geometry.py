@@ -28,7 +28,7 @@ FINAL_NORM = "final norm"
 GROUPS = 32
 """Most groups of texts whose moments are held apart; the bootstrap redraws groups."""
 RESAMPLES = 50
-"""Redrawn sets of texts: enough to know a standard error to 10 %."""
+"""Redrawn sets of texts, enough to know a standard error to 10 %."""
 MOMENT_MEMORY = 2 << 30
 """Bytes of moments that are held at a time; where all places need more, the texts are read several times."""
 SKIP = 1

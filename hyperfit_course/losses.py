@@ -17,7 +17,7 @@ from torch import Tensor
 from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
 
 CHUNK = 256
-"""Positions a chunk: 256 x 49,152 float32 logits are 50 MB, small enough to hold and large enough for a fast matrix
+"""Positions a chunk. 256 x 49,152 float32 logits are 50 MB, small enough to hold and large enough for a fast matrix
 product."""
 
 

@@ -19,7 +19,7 @@ from hyperfit_course.artifacts import artifact, sha256_file
 from hyperfit_course.assets import fetch
 
 EMBEDDED = "SmolLM2-135M-Instruct"
-"""The model of the course: 30 blocks, width 576, 49,152 tokens, from the file that the asset ``model`` names."""
+"""The model of the course, of 30 blocks, width 576 and 49,152 tokens, from the file that the asset ``model`` names."""
 
 
 class ModelError(ValueError):

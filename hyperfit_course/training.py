@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors import safe_open
@@ -39,7 +41,7 @@ from hyperfit_course.artifacts import (
     sha256_tensor,
 )
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
-from hyperfit_course.distributions import predictive_entropy, stream_logits
+from hyperfit_course.distributions import predictive_entropy
 from hyperfit_course.late_stage import FrozenPrefix, LateStageError, frozen_depth, frozen_prefix
 from hyperfit_course.metrics import repetition_frame
 from hyperfit_course.models import context_length, fingerprint
@@ -156,16 +158,21 @@ def evaluate(model: CausalLM, blocks: Mapping[str, Tensor], n_prompts: int, batc
         prompts ``ttr`` and ``bigram_repetition`` (means).
     """
     plain_head = losses.has_plain_head(model)
-    sums = {"train_loss": 0.0, "validation_loss": 0.0}
-    for split in ("train", "validation"):
-        for batch in blocks[split].split(batch_size):
-            loss = losses.next_token_loss(model, batch.to(model.device), plain_head).item()
-            sums[f"{split}_loss"] += loss * len(batch) / len(blocks[split])
-    entropies = torch.cat([predictive_entropy(logits) for logits in stream_logits(model, blocks["validation"])])
+    train_loss = 0.0
+    for batch in blocks["train"].split(batch_size):
+        loss = losses.next_token_loss(model, batch.to(model.device), plain_head).item()
+        train_loss += loss * len(batch) / len(blocks["train"])
+    read = []
+    for block in blocks["validation"].to(model.device):
+        logits = model(input_ids=block[None], use_cache=False).logits[0, :-1].float()
+        read.append((F.cross_entropy(logits, block[1:]).item(), predictive_entropy(logits).mean().item()))
+    validation_loss, entropy = np.mean(read, axis=0).tolist()
     continuations = continue_prompts(model, blocks["prompts"][:n_prompts, :PROMPT_TOKENS], NEW_TOKENS)
     repetition = repetition_frame(continuations).mean()
-    return sums | {
-        "entropy": entropies.mean().item(),
+    return {
+        "train_loss": train_loss,
+        "validation_loss": validation_loss,
+        "entropy": entropy,
         "ttr": repetition["ttr"],
         "bigram_repetition": repetition["bigram_repetition"],
     }

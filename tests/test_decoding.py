@@ -8,8 +8,10 @@ from conftest import tiny_model
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hyperfit_course.decoding import EntropyMatched, continue_prompts
+from hyperfit_course import decoding
+from hyperfit_course.decoding import EntropyMatched, continue_prompts, kept_continuations
 from hyperfit_course.distributions import predictive_entropy
+from hyperfit_course.late_stage import late_stage_lora
 
 NEW = 12
 
@@ -220,3 +222,23 @@ def test_entropy_matching_gets_as_sure_as_it_can_where_logits_are_tied() -> None
     tied[0, [5, 6]] = 3.0
     matched = EntropyMatched(reference)(torch.tensor([[65, 66]]), tied)
     assert predictive_entropy(matched).item() == pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_kept_continuations_are_written_once_a_model_and_prompts(
+    model: PreTrainedModel, prompts: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = kept_continuations(model, prompts)
+    assert torch.equal(first, continue_prompts(model, prompts))
+    assert torch.equal(kept_continuations(model, prompts.flip(0)), first.flip(0)), "those of other prompts came back"
+    sharper(model, 1.5)
+    changed = kept_continuations(model, prompts)
+    assert torch.equal(changed, continue_prompts(model, prompts))
+    assert not torch.equal(changed, first)
+
+    monkeypatch.setattr(decoding, "continue_prompts", None)  # from here on nothing can be written
+    assert torch.equal(kept_continuations(model, prompts), changed)
+
+
+def test_kept_continuations_refuse_a_model_with_adapters(model: PreTrainedModel, prompts: Tensor) -> None:
+    with pytest.raises(ValueError, match="use continue_prompts"):
+        kept_continuations(late_stage_lora(model, 1, 2), prompts)
