@@ -90,6 +90,11 @@ def ngram_repetition(answer: Answer) -> None:
         expected = 1 - 1 / (11 - n + 1)
         found = answer.number(constant, n)
         need(
+            abs(found - (1 - expected)) > 1e-9,
+            f"For 11 equal tokens and n = {n} it gives {found:.3f}: an n-gram that occurs three times is repeated "
+            "twice.",
+        )
+        need(
             abs(found - expected) < 1e-9,
             f"For 11 equal tokens and n = {n} all n-grams but the first are repetitions, a share of {expected:.3f}, "
             f"and it gives {found:.3f}. Is n used, and is the last n-gram counted?",
@@ -155,7 +160,7 @@ def find_loop(answer: Answer) -> None:
 
 def _loop(answer: Answer, tokens: list[int]) -> tuple[int, int] | None:
     """The result of ``find_loop``, of which ``None`` is a good one."""
-    found = Answer(lambda given: (answer.function(given),), "find_loop")(tokens)[0]
+    found = answer.or_none(tokens)
     shaped = isinstance(found, tuple) and len(found) == 2 and all(type(number) is int for number in found)
     need(
         found is None or shaped,

@@ -44,11 +44,30 @@ def train(answer: Answer) -> None:
         f"{real:.2f}. The models of transformers shift the labels themselves: are yours shifted once more?",
     )
     need(
-        abs(losses[0] / start - 1) < 0.05,
+        0.5 < losses[0] / start < 2,
         f"The first loss is {losses[0]:.2f}, and the mean loss of a token was {start:.2f}: is it a sum, or a loss of "
         "other tokens?",
     )
-    piled = _losses_of_piled_gradients(ids, before)
+    alone = [_loss(_restored(model, before), text[None]) for text in ids]
+    need(
+        abs(losses[0] / start - 1) < 1e-3 or min(abs(losses[0] - loss) for loss in alone) > 1e-3,
+        "The first loss is that of a single text: every step sees all of them.",
+    )
+    piled = _first_losses(ids, before, zero=False)
+    need(
+        abs(losses[0] - piled[1]) > 1e-3,
+        "The first loss is that of the model after its first update: note the loss that the step began with.",
+    )
+    need(
+        abs(losses[0] / start - 1) < 1e-3,
+        f"The first loss is {losses[0]:.4f}, and the mean loss of a token was {start:.4f}: is it the mean over all "
+        "tokens but the first of each text?",
+    )
+    renewed = _first_losses(ids, before, renew=True)
+    need(
+        sum(abs(one - other) for one, other in zip(losses[:6], renewed, strict=True)) > 1e-3,
+        "The optimizer is made anew in every step, and has forgotten the steps before: make it once.",
+    )
     need(
         sum(abs(one - other) for one, other in zip(losses[:6], piled, strict=True)) > 1e-3,
         "The gradients of all earlier steps are still there in each step: set them to zero before backward().",
@@ -81,12 +100,17 @@ def _restored(model: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Modu
     return fresh
 
 
-def _losses_of_piled_gradients(ids: Tensor, state: dict[str, Tensor]) -> list[float]:
+def _first_losses(ids: Tensor, state: dict[str, Tensor], zero: bool = True, renew: bool = False) -> list[float]:
+    """The losses of six steps that forget to set the gradients to zero, or that make a new optimizer each time."""
     model = _restored(small_model(2), state)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     losses = []
     for _ in range(6):
+        if renew:
+            optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
         loss = model(input_ids=ids, labels=ids).loss
+        if zero:
+            optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -123,11 +147,21 @@ def bootstrap_interval(answer: Answer) -> None:
         ratio < 1.25,
         f"The interval is {ratio:.1f} times too wide: each redrawn set has as many values as there were.",
     )
+    need(
+        ratio > 0.3,
+        f"The interval is {ratio:.2f} times as wide as it should be: there is one mean for each redrawn set. Which "
+        "dimension is the mean taken over?",
+    )
     need(ratio > 0.9, f"The interval is too narrow, {ratio:.2f} times what it should be.")
     single = _interval(answer, values, resamples=1)
     need(
         single[0] == single[1],
         "With a single redrawn set there is one mean, and so no width: are `resamples` sets drawn?",
+    )
+    need(
+        _interval(answer, torch.tensor([0.0] * 9 + [10.0]))[1] > 0,
+        "For nine zeros and a 10 at the end it gives an interval of zeros: is the last value ever drawn? The upper end "
+        "of torch.randint does not belong to it.",
     )
     other = _interval(answer, values, seed=1)
     need(other != (low, high), "With another seed it gives the same interval: is the generator used?")

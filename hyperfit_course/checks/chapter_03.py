@@ -100,7 +100,8 @@ def match_temperature(answer: Answer) -> None:
         need(
             abs(at_found - target) < 1e-3,
             f"{goal} it gives T = {found:.4g}, where the mean entropy is {at_found:.3f}. A higher temperature gives a "
-            "higher entropy: which half of the interval is kept?",
+            "higher entropy: which half of the interval is kept? Are the logits divided by T, is it the entropy of "
+            "the whole distribution, and is its mean over all positions compared?",
         )
 
 

@@ -11,15 +11,18 @@ from hyperfit_course.checks.core import Answer, exercise, need, show
 @exercise(notice="How many tokens have rank 1 at a position when two logits are equal? Does greedy decoding agree?")
 def token_ranks(answer: Answer) -> None:
     """Whether a function gives the rank of one token a position among all tokens, 1 being the most probable."""
-    logits, tokens = torch.tensor([[0.5, 2.0, -1.0, 1.0]]), torch.tensor([3])
+    logits, tokens = torch.tensor([[-3.0, 0.5, 3.0, -2.0, 1.0, 2.0, -1.0]]), torch.tensor([4])
     found = _ranks(answer, logits, tokens).item()
-    given = "the logits 0.5, 2, -1, 1 and token 3"
-    need(found != 1, f"For {given} it gives rank 1: one token has a larger logit. Ranks begin at 1, not at 0.")
+    given = "the logits -3, 0.5, 3, -2, 1, 2, -1 and token 4"
+    need(found != 2, f"For {given} it gives rank 2: two tokens have larger logits. Ranks begin at 1, not at 0.")
+    need(found != 4, f"For {given} it gives rank 4: the token itself is counted twice, or does not come before itself.")
+    need(found != 5, f"For {given} it gives rank 5: that counts from the least probable token.")
     need(
-        found != 3,
-        f"For {given} it gives rank 3: do you count from the least probable token, or the token itself twice?",
+        found not in (6, 7),
+        f"For {given} it gives {found}: `argsort` lists the ids in their order. The rank of a token is its *place* in "
+        "that list, and not what stands there.",
     )
-    need(found == 2, f"For {given} it gives rank {found}, and exactly one token has a larger logit.")
+    need(found == 3, f"For {given} it gives rank {found}, and exactly two tokens have larger logits.")
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 5, 40, generator=generator)
     order = logits.argsort(dim=-1, descending=True)
@@ -57,25 +60,29 @@ def _ranks(answer: Answer, logits: Tensor, tokens: Tensor) -> Tensor:
 )
 def deep_tail_share(answer: Answer) -> None:
     """Whether a function gives the share of choices from below a rank, of all choices and of the overriding ones."""
-    ranks = torch.tensor([1, 1, 1, 1, 2, 3, 10, 11, 500, 1])
+    ranks = torch.tensor([1, 1, 1, 1, 2, 3, 10, 11, 500, 1, 1, 1])
     found = _shares(answer, ranks, 10)
     of_all, of_overrides = found
     need(
-        abs(of_all - 3 / 10) > 1e-6,
+        abs(of_all - 3 / 12) > 1e-6,
         f"For {show(ranks)} and rank 10 it gives {of_all:.3f} of all: rank 10 itself is not beyond rank 10.",
     )
     need(abs(of_all - 2) > 1e-6, "The first number is a count: a share of all choices is wanted.")
     need(
-        abs(of_all - 2 / 10) < 1e-6,
-        f"For {show(ranks)} and rank 10, two of ten choices lie beyond it, and it gives {of_all:.3f} of all.",
+        abs(of_all - 2 / 12) < 1e-6,
+        f"For {show(ranks)} and rank 10, two of twelve choices lie beyond it, and it gives {of_all:.3f} of all.",
     )
     need(
-        abs(of_overrides - 2 / 10) > 1e-6,
+        abs(of_overrides - 2 / 12) > 1e-6,
         "Both shares are the same: the second one is a share of the *overriding* choices only, those that are not the "
         "base model's first.",
     )
     need(
-        abs(of_overrides - 5 / 10) > 1e-6,
+        abs(of_overrides - 2 / 7) > 1e-6,
+        "The second number is a share of the choices that *are* the base model's first: those that are not are wanted.",
+    )
+    need(
+        abs(of_overrides - 5 / 12) > 1e-6,
         "The second number is the share of overriding choices. Of these, the share beyond the rank is wanted.",
     )
     need(
@@ -83,10 +90,10 @@ def deep_tail_share(answer: Answer) -> None:
         f"For {show(ranks)} five choices are not the base model's first, two of them beyond rank 10. It gives "
         f"{of_overrides:.3f} for the second number.",
     )
-    shaped = _shares(answer, ranks.view(2, 5), 2)
+    shaped = _shares(answer, ranks.view(2, 6), 2)
     need(
-        all(abs(one - other) < 1e-6 for one, other in zip(shaped, (4 / 10, 4 / 5), strict=True)),
-        f"For the same ranks in the shape (2, 5) and rank 2 it gives {shaped}, and 0.4 and 0.8 are wanted: are the "
+        all(abs(one - other) < 1e-6 for one, other in zip(shaped, (4 / 12, 4 / 5), strict=True)),
+        f"For the same ranks in the shape (2, 6) and rank 2 it gives {shaped}, and 1/3 and 0.8 are wanted: are the "
         "shape and the threshold used?",
     )
     agreed = _shares(answer, torch.ones(6, dtype=torch.long), 10)
@@ -106,7 +113,8 @@ def _shares(answer: Answer, ranks: Tensor, threshold: int) -> tuple[float, float
 
 
 @exercise(
-    notice="Set all offsets to the same number. What does the processor change, and what does greedy decoding do?"
+    notice="Set all offsets to the same number. What does StaticBias of the chapter change then, and what does greedy "
+    "decoding do?"
 )
 def static_bias(answer: Answer) -> None:
     """Whether a function gives the mean change of the logit of the tokens that gained most ranks, and 0 elsewhere."""
@@ -120,6 +128,9 @@ def static_bias(answer: Answer) -> None:
     after[:, 7] -= 9
     after[:30, 9] += 2
     after[59, 9] -= 100  # one position that decides the mean logit, and not the mean rank
+    before[:, 11] += 6
+    after[:, 11] = before[:, 11] - 3
+    before[0, 11], after[0, 11] = -50, 100  # a leap at one position, and a fall at all others
     change = (after - before).mean(dim=0)
     found = answer.tensor(before, after, 2, shape=(12,))
     chosen = found.nonzero().flatten().tolist()
@@ -136,6 +147,17 @@ def static_bias(answer: Answer) -> None:
         "Token 7 has an offset, and it *lost* ranks. Rank 1 is the best one: what is the sign of a gain?",
     )
     need(
+        11 not in chosen,
+        "Token 11 has an offset. It leaps ahead at a single position and falls behind at all others: the gain is the "
+        "mean over the positions.",
+    )
+    lists = [logits.argsort(dim=-1, descending=True) for logits in (before, after)]
+    need(
+        chosen != sorted((lists[0] - lists[1]).float().mean(dim=0).topk(2).indices.tolist()),
+        f"For k = 2 the tokens {chosen} have an offset: `argsort` lists the ids in their order. The rank of a token is "
+        "its *place* in that list.",
+    )
+    need(
         chosen == [3, 9],
         f"For k = 2 the tokens {chosen} have an offset, and 3 and 9 gained most ranks on average.",
     )
@@ -147,6 +169,10 @@ def static_bias(answer: Answer) -> None:
     need(
         abs(ratio - 60) > 1,
         "The offsets are sums over the positions: means are wanted.",
+    )
+    need(
+        not torch.allclose(found[chosen], (change - change.mean())[chosen], atol=1e-4),
+        "The offsets are changes of centred logits: this exercise takes the logits as they are.",
     )
     need(
         torch.allclose(found[chosen], change[chosen], atol=1e-4),

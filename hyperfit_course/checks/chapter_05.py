@@ -31,7 +31,8 @@ def participation_ratio(answer: Answer) -> None:
     states = _states(200, [4.0, 2.0, 1.0, 1.0])
     found = answer.number(states)
     given = "a cloud whose covariance has the eigenvalues 4, 2, 1, 1"
-    roots = torch.tensor([2.0, 2**0.5, 1.0, 1.0])
+    roots, sides = torch.tensor([2.0, 2**0.5, 1.0, 1.0]), states.var(dim=0)
+    alike = torch.linalg.eigvalsh(torch.corrcoef(states.T))
     spot(
         found,
         given,
@@ -40,6 +41,12 @@ def participation_ratio(answer: Answer) -> None:
             8 / 22: "the sum above the line is squared.",
             64.0: "what stands below the line is missing, the sum of the squared eigenvalues.",
             1.0: "the sum below the line is of squares: each eigenvalue is squared before they are added.",
+            (
+                sides.sum() ** 2 / (sides**2).sum()
+            ).item(): "the variances of the dimensions are not the eigenvalues of the "
+            "covariance: the dimensions vary together.",
+            (alike.sum() ** 2 / (alike**2).sum()).item(): "each dimension is divided by its standard deviation first. "
+            "Take the states as they are.",
             (roots.sum() ** 2 / (roots**2).sum()).item(): "singular values are not eigenvalues. Their squares are.",
             (16 + 4 + 1 + 1) ** 2
             / (256 + 16 + 1 + 1): "the eigenvalues are squared once too often. Are they those of the "
@@ -52,6 +59,12 @@ def participation_ratio(answer: Answer) -> None:
         abs(shifted - found) < 0.02 * found,
         f"When every state is shifted by the same vector, the result changes from {found:.2f} to {shifted:.2f}: "
         "centre the states first, by subtracting their mean.",
+    )
+    shifted = answer.number(states + torch.tensor([10.0, -5.0, 3.0, 0.0]))
+    need(
+        abs(shifted - found) < 0.02 * found,
+        f"When (10, -5, 3, 0) is added to every state, the result changes from {found:.2f} to {shifted:.2f}: centre "
+        "each dimension by its own mean.",
     )
     scaled = answer.number(3 * states)
     need(
@@ -137,25 +150,24 @@ def _direct(answer: Answer, covariance: Tensor) -> float:
 )
 def outlier_dimensions(answer: Answer) -> None:
     """Whether a function finds the fewest dimensions that hold a given share of the variance."""
-    cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    reached = answer(cross, 0.5)
-    need(
-        not (isinstance(reached, list) and len(reached) == 2),
-        "Of two dimensions with equal variance it takes both for a share of 0.5: one of them has that share already.",
-    )
     generator = torch.Generator().manual_seed(6)
     noise = torch.randn(300, 8, generator=generator)
     noise = (noise - noise.mean(dim=0)) / noise.std(dim=0)
-    scale = torch.tensor([1.0, 6.0, 1.0, 4.0, 1.0, 1.0, 2.0, 1.0])
+    scale = torch.tensor([1.0, 4.0, 1.0, 6.0, 1.0, 1.0, 2.0, 1.0])
     mean = torch.tensor([0.0, 0.0, 50.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    states = noise * scale + mean  # variances 1, 36, 1, 16, 1, 1, 4, 1 of 61
-    for share, wanted in ((0.5, [1]), (0.8, [1, 3]), (0.9, [1, 3, 6])):
+    states = noise * scale + mean  # variances 1, 16, 1, 36, 1, 1, 4, 1 of 61
+    for share, wanted in ((0.5, [3]), (0.8, [3, 1]), (0.9, [3, 1, 6])):
         found = answer(states, share)
         need(
             isinstance(found, list) and all(type(number) is int for number in found),
             f"It returned {show(found)}: a list of whole numbers is wanted (.tolist() makes one of a tensor).",
         )
-        given = f"For variances of 1, 36, 1, 16, 1, 1, 4 and 1 and a share of {share}"
+        given = f"For variances of 1, 16, 1, 36, 1, 1, 4 and 1 and a share of {share}"
+        need(
+            all(0 <= number < 8 for number in found),
+            f"{given} it gives {show(found)}, and there are 8 dimensions: the variance is taken over the states.",
+        )
+        need(len(found) < 8, f"{given} it gives all dimensions: begin with the one that varies most.")
         need(
             2 not in found,
             f"{given} it gives {found}. Dimension 2 has a mean of 50 and a small variance: only the variance counts.",
@@ -169,6 +181,12 @@ def outlier_dimensions(answer: Answer) -> None:
             f"{given} it gives {found}, and fewer are enough. Are variances compared, or standard deviations?",
         )
         need(
-            found == wanted,
-            f"{given} it gives {found}, and {wanted} is wanted, the largest variance first.",
+            found == wanted or sorted(found) != sorted(wanted),
+            f"{given} it gives {found}: these are the right dimensions, but the largest variance comes first.",
         )
+        need(found == wanted, f"{given} it gives {found}, and {wanted} is wanted.")
+    cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    need(
+        len(answer(cross, 0.5)) == 1,
+        "Of two dimensions with equal variance it takes both for a share of 0.5: one of them has that share already.",
+    )

@@ -39,6 +39,8 @@ def trained_blocks(answer: Answer) -> None:
         found == [2, 10],
         f"For adapters on the blocks 2 and 10 it gives {found}: how do numbers of two digits come out?",
     )
+    found = answer(late_stage_lora(small_model(12), [1, 8], 2))
+    need(found == [1, 8], f"For adapters on the blocks 1 and 8 it gives {found}: the smallest number first.")
     for name, parameter in model.named_parameters():
         if ".2." in name:
             parameter.requires_grad = False
@@ -159,8 +161,12 @@ def states_before(answer: Answer) -> None:
         "For block 6 of a model with six blocks the stream before the final norm is wanted, and it gives the one "
         "after it: the first trap of chapter 05.",
     )
-    before = _hooks(model)
+    before, flags = _hooks(model), _flags(model)
     answer.changing(model, ids, 2)
+    need(
+        _flags(model) == flags,
+        "It leaves the model in another mode, or with other weights to be trained (requires_grad) than before.",
+    )
     need(_hooks(model) == before, "It leaves a hook on the model: remove it by its handle, or it is called for ever.")
     need(
         torch.allclose(end, raw, atol=1e-4),
@@ -168,12 +174,18 @@ def states_before(answer: Answer) -> None:
     )
 
 
+def _flags(model: torch.nn.Module) -> list[bool]:
+    """What is in training mode, and which weights are trained."""
+    return [module.training for module in model.modules()] + [weight.requires_grad for weight in model.parameters()]
+
+
 def _hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @exercise(
-    notice="Which of the counts that fit is the number of blocks of that model? What else could have been counted?"
+    notice="Try both numbers of the paper. Does a count fit, and is it that model's number of blocks? What else could "
+    "have been counted?"
 )
 def layers_that_explain(answer: Answer) -> None:
     """Whether a function lists the numbers of layers for which a reported saving of parameters is true."""
@@ -188,6 +200,11 @@ def layers_that_explain(answer: Answer) -> None:
         need(
             not found or found == wanted or found != [n for n in range(count, 201) if round(count / n, 3) == saved],
             f"{given} it gives {found}: that is the share that is trained, and not the share that is saved.",
+        )
+        need(
+            bool(found) or wanted != [count],
+            f"{given} it gives nothing, and {count} layers fit: with all of them trained, nothing is saved. Where does "
+            "your range begin?",
         )
         need(
             bool(found) or not wanted,

@@ -91,6 +91,13 @@ class Answer:
         self.function = function
 
     def __call__(self, *inputs: Any) -> Any:
+        result = self.or_none(*inputs)
+        if result is None:
+            raise Wrong(f"With {show(*inputs)} it returned nothing: does every way through it end with `return`?")
+        return result
+
+    def or_none(self, *inputs: Any) -> Any:
+        """The answer's result, where ``None`` is a good one."""
         given = copy.deepcopy(inputs)
         result = self.changing(*given)
         if not _same(given, inputs):
@@ -98,8 +105,6 @@ class Answer:
                 f"It changed what it was given, {show(*inputs)}: whoever calls it would lose their data. "
                 "Work on a copy, and avoid methods that end in an underscore or that change a list in place."
             )
-        if result is None:
-            raise Wrong(f"With {show(*inputs)} it returned nothing: does every way through it end with `return`?")
         return result
 
     def changing(self, *inputs: Any) -> Any:
@@ -113,12 +118,12 @@ class Answer:
             ) from None
         try:
             return self.function(*inputs)
-        except NotImplementedError as error:
-            what = str(error) or "it is not implemented yet"
-            raise Wrong(f"{what}: replace the line that raises NotImplementedError.") from None
         except (Exception, SystemExit) as error:
+            if isinstance(error, NotImplementedError) and str(error).endswith("not implemented yet"):
+                raise Wrong(f"{error}: replace the line that raises NotImplementedError.") from None
+            hint = " Put each comparison in brackets: (a > b) & (c > d)." if "bitwise" in str(error) else ""
             raise Wrong(
-                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{self._line(error)}`)."
+                f"With {show(*inputs)} it raised {type(error).__name__}: {error} (at `{self._line(error)}`).{hint}"
             ) from None
 
     def _line(self, error: BaseException) -> str:
@@ -215,7 +220,7 @@ def show(*inputs: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, Tensor) and value.numel() > 12:
+    if isinstance(value, Tensor) and value.numel() > (12 if value.ndim == 1 else 6):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, Tensor):
         rounded = value.round(decimals=3) if value.is_floating_point() else value

@@ -146,6 +146,11 @@ def loop_by_comparing(tokens: list[int]) -> tuple[int, int] | None:
     return best
 
 
+def ngrams_repeated_once(tokens: list[int], n: int) -> float:
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return sum(grams.count(gram) > 1 for gram in set(grams)) / len(grams)
+
+
 WRONG = {
     "type_token_ratio": [
         (ttr_upside_down, "upside down"),
@@ -165,6 +170,7 @@ WRONG = {
         (ngram_of_one, "Is n used?"),
         (ngram_as_sets, "are different bigrams"),
         (ngram_misses_last, "the last bigram is left out"),
+        (ngrams_repeated_once, "is repeated twice"),
     ],
     "find_loop": [
         (loop_long_round, "the shortest round counts"),

@@ -123,6 +123,37 @@ def interval_by_sorting(values: Tensor, resamples: int, seed: int) -> Ends:
     return means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1]
 
 
+def train_with_new_optimizers(model: Any, ids: Tensor, rate: float, steps: int) -> list:
+    return [loop(model, ids, rate, 1)[0] for _ in range(steps)]
+
+
+def train_one_text_a_step(model: Any, ids: Tensor, rate: float, steps: int) -> list:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    losses = []
+    for step in range(steps):
+        text = ids[[step % len(ids)]]
+        loss = model(input_ids=text, labels=text).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def train_notes_later(model: Any, ids: Tensor, rate: float, steps: int) -> list:
+    losses = loop(model, ids, rate, steps)
+    return [*losses[1:], losses[-1]]
+
+
+def interval_of_columns(values: Tensor, resamples: int, seed: int) -> Ends:
+    return ends(redrawn(values, resamples, seed).mean(0))
+
+
+def interval_without_last(values: Tensor, resamples: int, seed: int) -> Ends:
+    generator = torch.Generator().manual_seed(seed)
+    return ends(values[torch.randint(0, len(values) - 1, (resamples, len(values)), generator=generator)].mean(1))
+
+
 WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "train": [
         (train_piles, "set them to zero"),
@@ -132,6 +163,9 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (train_sums, "is it a sum"),
         (train_by_sgd, "which optimizer do you use"),
         (train_last_loss, "a list with the loss of every step"),
+        (train_with_new_optimizers, "make it once"),
+        (train_one_text_a_step, "that of a single text"),
+        (train_notes_later, "after its first update"),
     ],
     "bootstrap_interval": [
         (interval_without_replacement, "*with* replacement"),
@@ -140,6 +174,8 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (interval_of_small_sets, "as many values as there were"),
         (interval_reversed, "the lower end comes first"),
         (interval_unseeded, "make a generator from the seed"),
+        (interval_of_columns, "Which dimension is the mean taken over"),
+        (interval_without_last, "is the last value ever drawn"),
     ],
 }
 

@@ -131,6 +131,35 @@ def bias_by_pairs(before: Tensor, after: Tensor, k: int) -> Tensor:
     return result
 
 
+def ranks_of_ids(logits: Tensor, tokens: Tensor) -> Tensor:
+    return logits.argsort(dim=-1, descending=True).gather(-1, tokens.unsqueeze(-1)).squeeze(-1) + 1
+
+
+def ranks_without_brackets(logits: Tensor, tokens: Tensor) -> Tensor:
+    own = logits.gather(-1, tokens.unsqueeze(-1))
+    return (logits > own | logits == own).sum(-1)
+
+
+def tail_of_agreements(ranks: Tensor, threshold: int) -> Shares:
+    deep = (ranks > threshold).sum().item()
+    return deep / ranks.numel(), deep / max(1, (ranks == 1).sum().item())
+
+
+def bias_of_largest_leap(before: Tensor, after: Tensor, k: int) -> Tensor:
+    gain = (all_ranks(before) - all_ranks(after)).amax(0)
+    return offsets(gain, (after - before).mean(0), k)
+
+
+def bias_of_ids(before: Tensor, after: Tensor, k: int) -> Tensor:
+    lists = [logits.argsort(dim=-1, descending=True) for logits in (before, after)]
+    return offsets((lists[0] - lists[1]).float().mean(0), (after - before).mean(0), k)
+
+
+def bias_centred(before: Tensor, after: Tensor, k: int) -> Tensor:
+    change = (after - before).mean(0)
+    return offsets(mean_gain(before, after), change - change.mean(), k)
+
+
 WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "token_ranks": [
         (ranks_from_zero, "Ranks begin at 1"),
@@ -139,15 +168,18 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (ranks_all_worst, "then no token has rank 1"),
         (ranks_larger_id_first, "the smaller id comes first"),
         (ranks_of_first_position, "its own order"),
+        (ranks_of_ids, "its *place* in that list"),
+        (ranks_without_brackets, "Put each comparison in brackets"),
     ],
     "deep_tail_share": [
         (tail_includes_threshold, "rank 10 itself is not beyond"),
         (tail_counts, "is a count"),
         (tail_twice_of_all, "Both shares are the same"),
         (tail_overrides, "the share of overriding choices. Of these"),
-        (tail_of_rows, "in the shape (2, 5)"),
+        (tail_of_rows, "in the shape (2, 6)"),
         (tail_divides_by_zero, "ZeroDivisionError"),
         (tail_as_tensors, "a pair of Python numbers"),
+        (tail_of_agreements, "that *are* the base"),
     ],
     "static_bias": [
         (bias_of_all, "All tokens have an offset"),
@@ -156,6 +188,9 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (bias_of_ones, "The offsets are all 1"),
         (bias_sums, "sums over the positions"),
         (bias_of_last_position, "over all positions"),
+        (bias_of_largest_leap, "Token 11 has an offset"),
+        (bias_of_ids, "its *place* in that list"),
+        (bias_centred, "as they are"),
     ],
 }
 

@@ -92,10 +92,6 @@ def outliers_below(states: Tensor, share: float) -> list[int]:
     return outliers_by(states.var(0), share)[:-1]
 
 
-def outliers_in_order_of_ids(states: Tensor, share: float) -> list[int]:
-    return sorted(outliers_by(states.var(0), share), reverse=True)
-
-
 def outliers_as_tensor(states: Tensor, share: float) -> Tensor:
     return torch.tensor(outliers_by(states.var(0), share))
 
@@ -111,6 +107,36 @@ def outliers_by_loop(states: Tensor, share: float) -> list[int]:
     return found
 
 
+def pr_of_variances(states: Tensor) -> float:
+    values = states.var(dim=0)
+    return (values.sum() ** 2 / values.square().sum()).item()
+
+
+def pr_standardised(states: Tensor) -> float:
+    values = torch.linalg.eigvalsh(torch.corrcoef(states.T))
+    return (values.sum() ** 2 / values.square().sum()).item()
+
+
+def pr_one_mean_for_all(states: Tensor) -> float:
+    centred = states - states.mean()
+    values = torch.linalg.eigvalsh(centred.T @ centred)
+    return (values.sum() ** 2 / values.square().sum()).item()
+
+
+def outliers_sorted(states: Tensor, share: float) -> list[int]:
+    return sorted(outliers_by(states.var(0), share))
+
+
+def outliers_smallest_first(states: Tensor, share: float) -> list[int]:
+    order = states.var(0).argsort()
+    reached = (states.var(0)[order].cumsum(0) / states.var(0).sum() < share).sum().item() + 1
+    return order[:reached].tolist()
+
+
+def outliers_of_states(states: Tensor, share: float) -> list[int]:
+    return outliers_by(states.var(1), share)
+
+
 WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "participation_ratio": [
         (pr_upside_down, "upside down"),
@@ -119,6 +145,9 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (pr_sum_not_squared, "the sum above the line is squared"),
         (pr_square_of_sum_below, "each eigenvalue is squared before"),
         (pr_as_tensor, ".item()"),
+        (pr_of_variances, "are not the eigenvalues"),
+        (pr_standardised, "as they are"),
+        (pr_one_mean_for_all, "each dimension by its own mean"),
     ],
     "participation_ratio_by_traces": [
         (traces_of_diagonal, "the squares of the diagonal are not enough"),
@@ -131,8 +160,10 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (outliers_by_size, "only the variance counts"),
         (outliers_by_deviation, "or standard deviations"),
         (outliers_below, "hold less than the share"),
-        (outliers_in_order_of_ids, "the largest variance first"),
         (outliers_as_tensor, "a list of whole numbers"),
+        (outliers_sorted, "the right dimensions"),
+        (outliers_smallest_first, "the one that varies most"),
+        (outliers_of_states, "there are 8 dimensions"),
     ],
 }
 

@@ -185,6 +185,18 @@ def p_by_likelihood(wins: int, trials: int) -> Values:
     return sum(each[wins:]), min(1.0, sum(p for p in each if p <= each[wins] * (1 + 1e-9)))
 
 
+def trained_unsorted(model: Any) -> list[int]:
+    return list(set(blocks_by_name(model, r"layers\.(\d+)\.")))
+
+
+def states_left_frozen(model: Any, ids: Tensor, block: int) -> Tensor:
+    return states_by_hook(model.requires_grad_(False), ids, block)
+
+
+def layers_from_one_more(saved: float, count: int) -> list[int]:
+    return [n for n in layers_by_search(saved, count) if n > count]
+
+
 WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "trained_blocks": [
         (trained_all, "ask each parameter"),
@@ -192,6 +204,7 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (trained_one_digit, "numbers of two digits"),
         (trained_from_one, "counted from 0"),
         (trained_repeated, "each block once"),
+        (trained_unsorted, "the smallest number first"),
     ],
     "lora_forward": [
         (lora_without_base, "is W x in the sum"),
@@ -208,12 +221,14 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (states_too_early, "one block too early"),
         (states_after_norm, "the first trap of chapter 05"),
         (states_normed, "no norm after them"),
+        (states_left_frozen, "requires_grad"),
     ],
     "layers_that_explain": [
         (layers_trained_share, "the share that is trained"),
         (layers_exactly, "rounded to 0.1 %"),
         (layers_first, "all of them are wanted"),
         (layers_near, "fit when the saving is rounded"),
+        (layers_from_one_more, "Where does your range begin"),
     ],
     "binomial_p": [
         (p_exactly, "exactly 9"),
