@@ -10,11 +10,11 @@ NOTEBOOKS := $(wildcard book solutions exercises)
 CODE := $(wildcard hyperfit_course tools tests benchmarks book/_ext)
 BUILD := $(BIN)/jupyter-book build . -W --keep-going -q
 
-.PHONY: help setup assets book html serve test lint notebooks results benchmarks clean
+.PHONY: help setup assets book html links serve test lint notebooks refresh set-repository results benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install the course into it (about 2 minutes, 2.3 GB)
 
@@ -49,6 +49,10 @@ pages:
 	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
 	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
 
+links: setup ## check every link to other sites (needs the network)
+	@$(BIN)/python tools/notebooks.py seed --from committed
+	@$(BIN)/jupyter-book build . --builder linkcheck -q
+
 serve: ## show the built book at http://localhost:8000 (another port: make serve PORT=8001)
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' or 'make html'."; exit 1; }
 	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
@@ -70,6 +74,12 @@ lint: setup ## check style and types (a minute or two the first time, then secon
 notebooks: assets ## authors: run the notebooks that changed and put them beside their text, to be committed (minutes)
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py publish
+
+refresh: setup ## authors: bring the text of the committed notebooks up to date, where only prose changed (seconds)
+	@$(BIN)/python tools/notebooks.py refresh
+
+set-repository: setup ## make badges, buttons and set-up cells lead to your fork: make set-repository URL=https://github.com/ORG/REPO
+	@$(BIN)/python tools/notebooks.py set-repository "$(URL)"
 
 results: assets ## authors: record seeds, sweeps and arms in results/ (about 3 hours; goes on where it stopped)
 	@$(BIN)/python tools/results.py

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import types
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -81,6 +82,9 @@ chapters:
   booktitle={B}, url={https://arxiv.org/abs/1904.09751}}
 @article{two2021, title={C}, author={M{\\"u}ller, Ann and Bee, Cy}, year={2021}, journal={D}, doi={10.1/2}}
 """,
+    "README.md": "git clone https://github.com/your-org/hyperfit-course\ncd hyperfit-course\n",
+    "book/teaching.md": "# Teaching\n",
+    "pyproject.toml": 'version = "1.2.3"\n',
     "hyperfit_course/__init__.py": "def answer():\n    return 41\n",
     "results/seeds.json": "{}",
 }
@@ -95,6 +99,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     shutil.copy(ROOT / "_config.yml", root)
+    replace(root / "_config.yml", Project(ROOT).repository, "your-org/hyperfit-course")
     for folder in ("book/_ext", "book/_static"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     with pytest.MonkeyPatch.context() as patch:
@@ -147,12 +152,46 @@ def test_generation_is_deterministic_and_valid(course: Path) -> None:
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
 
 
-def test_the_repository_address_is_in_one_place(course: Path) -> None:
-    replace(course / "_config.yml", "your-org/hyperfit-course", "fork/course")
-    text = nbformat.writes(generate(Site(Project(course)), course / "book/01_one.md"))
-    assert "your-org" not in text
+def test_an_address_is_set_in_every_badge_button_and_set_up_cell(course: Path) -> None:
+    (course / "book/ran.txt").unlink()
+    assert run(course, "set-repository", "https://github.com/fork/course.git") == 0
+    for path in course.rglob("*"):
+        if path.is_file() and "_build" not in path.parts:
+            assert b"your-org" not in path.read_bytes(), path
+    text = (course / "book/01_one.ipynb").read_text("utf8")
     assert "colab.research.google.com/github/fork/course/blob/main/book/01_one.ipynb" in text
     assert "git+https://github.com/fork/course@main" in text
+    assert (course / "README.md").read_text("utf8") == "git clone https://github.com/fork/course\ncd course\n"
+    assert run(course, "check") == 0, "outputs were lost"
+    assert not (course / "book/ran.txt").exists(), "a notebook was executed"
+
+
+@pytest.mark.parametrize("url", ["fork/course", "https://gitlab.com/fork/course", "https://github.com/fork", ""])
+def test_an_address_that_colab_cannot_read_changes_nothing(
+    course: Path, url: str, capsys: pytest.CaptureFixture
+) -> None:
+    before = (course / "_config.yml").read_bytes()
+    assert run(course, "set-repository", url) == 1
+    assert "looks like https://github.com/ORG/REPO" in capsys.readouterr().err
+    assert (course / "_config.yml").read_bytes() == before
+
+
+def test_an_address_is_not_set_where_a_notebook_waits_for_its_outputs(course: Path) -> None:
+    replace(course / "book/02_two.md", "print(2)", "print(3)")
+    before = (course / "_config.yml").read_bytes()
+    assert run(course, "set-repository", "https://github.com/fork/course") == 1
+    assert (course / "_config.yml").read_bytes() == before
+
+
+def test_refreshing_takes_new_prose_and_keeps_outputs(course: Path, capsys: pytest.CaptureFixture) -> None:
+    replace(course / "book/01_one.md", "Written by", "Written in prose by")
+    assert run(course, "check") == 1
+    assert run(course, "refresh") == 0
+    assert run(course, "check") == 0
+    assert "Written in prose by" in (course / "book/01_one.ipynb").read_text("utf8")
+    replace(course / "book/01_one.md", "answer()\n```", "answer() + 1\n```")
+    assert run(course, "refresh") == 1
+    assert "01_one.ipynb does not match its text: run `make notebooks`" in capsys.readouterr().err
 
 
 def test_a_figure_of_a_code_cell_keeps_its_caption(course: Path) -> None:
@@ -187,6 +226,20 @@ def test_set_up_installs_in_colab_and_says_why_it_could_not(course: Path, monkey
     with pytest.raises(RuntimeError, match="no network"):
         exec(setup_code(course), {})
     assert commands[0][-1] == "git+https://github.com/your-org/hyperfit-course@main"
+    assert f"torch=={version('torch')}" in commands[0], "pip might replace the torch that fits the GPU"
+
+
+def test_set_up_tells_the_library_what_the_notebook_needs(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    colab = types.ModuleType("hyperfit_course.colab")
+    colab.set_up = lambda **given: calls.append(given)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "hyperfit_course.colab", colab)
+    exec(setup_code(course), {})
+    replace(course / "book/01_one.md", "Written by", "**Computing:** about 3 minutes, once. Written by")
+    exec(setup_code(course), {})
+    given = {"made_for": "1.2.3", "keep_in_drive": False}
+    assert calls == [given | {"computing": None}, given | {"computing": "about 3 minutes"}]
 
 
 # MyST to Markdown

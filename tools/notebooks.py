@@ -3,10 +3,14 @@
     execute   make the exercises from the solutions, and run every notebook whose code, library or recorded results
               changed; the others are skipped
     publish   copy what was executed beside its source, for readers in Colab and on GitHub (authors only)
+    refresh   bring the text of the committed notebooks up to date and keep their outputs: runs nothing
+    set-repository URL
+              give the course the address of its repository, in every badge, button and set-up cell
     seed      give Jupyter Book the outputs, so that it executes nothing
     check     fail, saying why, when a committed notebook is not what its source gives
 
-An author edits a `.md`, runs `make notebooks` (execute, then publish) and commits both files. `make book`
+An author edits a `.md`, runs `make notebooks` (execute, then publish) and commits both files. Where only prose
+changed, `make refresh` is enough. `make book`
 runs execute and seed; `make html` seeds from the committed notebooks.
 """
 
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import shutil
 import sys
 import time
@@ -31,6 +36,8 @@ from notebook_pipeline.generate import copy_outputs, generate, generated_part, p
 from notebook_pipeline.markdown import Site
 from notebook_pipeline.project import PipelineError, Project
 
+ADDRESSED = ("_config.yml", "README.md", "book/teaching.md")
+"""Where the repository's address is written; all else is made from the first."""
 MAX_CODE_CELLS = 25
 MAX_BYTES = 2_000_000
 
@@ -58,6 +65,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
     command = commands.add_parser("publish", help="copy executed notebooks beside their sources")
     command.set_defaults(command=run_publish)
+
+    command = commands.add_parser("refresh", help="bring the text of the committed notebooks up to date")
+    command.set_defaults(command=run_refresh)
+
+    command = commands.add_parser("set-repository", help="give the course the address of its repository")
+    command.add_argument("url", metavar="URL", help="such as https://github.com/ORG/REPO")
+    command.set_defaults(command=run_set_repository)
 
     command = commands.add_parser("seed", help="give Jupyter Book the outputs, so that it executes nothing")
     command.add_argument("--from", dest="origin", choices=["executed", "committed"], required=True)
@@ -113,6 +127,45 @@ def run_publish(project: Project, options: argparse.Namespace) -> int:
         shutil.copyfile(claims, project.root / CLAIMS)
     print(f"{len(project.text_notebooks)} notebooks are beside their sources, ready to commit")
     return 0
+
+
+def run_refresh(project: Project, options: argparse.Namespace) -> int:
+    """Rewrite the committed notebooks from their text, with the outputs that they have."""
+    write_exercises(project)
+    refreshed = refreshed_notebooks(project)
+    for source, notebook in refreshed.items():
+        write(notebook, source.with_suffix(".ipynb"))
+    print(f"{len(refreshed)} notebooks have the text of their sources and the outputs that they had")
+    return 0
+
+
+def refreshed_notebooks(project: Project) -> dict[Path, NotebookNode]:
+    """Every notebook as its source gives it now, with the outputs of the committed one."""
+    site, refreshed = Site(project), {}
+    for source in project.text_notebooks:
+        with_outputs(project, source, source.with_suffix(".ipynb"))  # refuses where the code differs
+        committed, notebook = read(source.with_suffix(".ipynb")), generate(site, source)
+        copy_outputs(committed, notebook)
+        notebook.metadata |= committed.metadata
+        refreshed[source] = notebook
+    return refreshed
+
+
+def run_set_repository(project: Project, options: argparse.Namespace) -> int:
+    """Put another address where the old one stands, and into everything that is made from it."""
+    given = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", options.url)
+    if not given:
+        raise PipelineError(
+            f"An address looks like https://github.com/ORG/REPO, not {options.url!r}: Colab reads GitHub"
+        )
+    refreshed_notebooks(project)  # refuses before anything is changed
+    old, new = project.repository, given[1]
+    for name in ADDRESSED:
+        path = project.root / name
+        text = path.read_text("utf8").replace(f"github.com/{old}", f"github.com/{new}")
+        path.write_text(text.replace(f"cd {old.split('/')[1]}\n", f"cd {new.split('/')[1]}\n"), "utf8")
+    print(f"The course is at https://github.com/{new} now")
+    return run_refresh(Project(project.root), options)
 
 
 def run_seed(project: Project, options: argparse.Namespace) -> int:

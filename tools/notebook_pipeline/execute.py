@@ -52,11 +52,19 @@ def version(library: str) -> str:
 def inputs(project: Project, notebook: NotebookNode) -> list[Path]:
     """What a notebook reads: the library with its data, and the recorded results that its code names.
 
-    The checks count only for notebooks that use them, and grading for none: a better message trains no model again.
+    The checks count only for notebooks that use them, and grading and Colab's set-up for none: a better message
+    trains no model again.
     """
     code = "\n".join(cell.source for cell in page_code(notebook))
     names = set(re.findall(r"""recorded\(["'](\w+)["']\)""", code))
-    unread = {"__pycache__", "cli.py", "grading.py", "sandbox.py", *([] if "checks" in code else ["checks"])}
+    unread = {
+        "__pycache__",
+        "cli.py",
+        "colab.py",
+        "grading.py",
+        "sandbox.py",
+        *([] if "checks" in code else ["checks"]),
+    }
     package = project.root / PACKAGE
     library = [path for path in package.rglob("*") if not unread & set(path.relative_to(package).parts)]
     results = [project.root / "results" / f"{name}.json" for name in sorted(names)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,26 @@ PACKAGE = "hyperfit_course"
 COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 SETUP = """\
-# In Colab, this installs the course's library (about half a minute). Anywhere else it does nothing.
+# In Colab, this installs the course and fetches the model (about a minute). Anywhere else it does nothing.
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 
-if "google.colab" in sys.modules and importlib.util.find_spec("{package}") is None:
-    course = "git+https://github.com/{repository}@{branch}"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", course]
-    pip = subprocess.run(command, capture_output=True, text=True)
-    if pip.returncode != 0:
-        raise RuntimeError(f"The course could not be installed: run this cell again.\\n{{pip.stderr}}")
-    importlib.invalidate_caches()
+KEEP_IN_DRIVE = False  # True keeps what is trained in your Google Drive (about 1.5 GB), for the next time
+
+if "google.colab" in sys.modules:
+    if importlib.util.find_spec("{package}") is None:
+        keep = [f"{{name}}=={{version(name)}}" for name in ("torch", "numpy")]  # Colab's own, which fit its GPU
+        course = "git+https://github.com/{repository}@{branch}"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", *keep, course]
+        pip = subprocess.run(command, capture_output=True, text=True)
+        if pip.returncode != 0:
+            raise RuntimeError(f"The course could not be installed: run this cell again.\\n{{pip.stderr}}")
+        importlib.invalidate_caches()
+    from {package}.colab import set_up
+
+    set_up(made_for="{version}", computing={computing!r}, keep_in_drive=KEEP_IN_DRIVE)
 """
 
 
@@ -42,7 +51,7 @@ def generate(site: Site, source: Path) -> NotebookNode:
         body += [code_cell(cell), *figure_caption(cell)] if cell.cell_type == "code" else [cell]
     header = nbformat.v4.new_markdown_cell(f"{title}\n\n{links(site.project, source)}")
     notebook = nbformat.v4.new_notebook(
-        cells=[header, setup_cell(site.project), *body],
+        cells=[header, setup_cell(site.project, source), *body],
         metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}},
         nbformat_minor=5,
     )
@@ -64,9 +73,16 @@ def links(project: Project, source: Path) -> str:
     return f"[![Open in Colab]({COLAB_BADGE})]({colab}) [Source of this page]({project.blob_url(source)})"
 
 
-def setup_cell(project: Project) -> NotebookNode:
+def setup_cell(project: Project, source: Path) -> NotebookNode:
     """The cell that installs the library in Colab and does nothing elsewhere."""
-    code = SETUP.format(package=PACKAGE, repository=project.repository, branch=project.branch)
+    computing = re.search(r"\*\*Computing:\*\* (.+?)[.,\n]", source.read_text("utf8"))
+    code = SETUP.format(
+        package=PACKAGE,
+        repository=project.repository,
+        branch=project.branch,
+        version=project.version,
+        computing=computing and computing[1],
+    )
     return nbformat.v4.new_code_cell(code.rstrip())
 
 

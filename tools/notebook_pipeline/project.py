@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ class Project:
     def branch(self) -> str:
         """The branch that readers get."""
         return self.config["repository"]["branch"]
+
+    @functools.cached_property
+    def version(self) -> str:
+        """The version of the course, which the package's metadata take from the same line."""
+        found = re.search(r'^version = "(.+)"$', (self.root / "pyproject.toml").read_text("utf8"), re.M)
+        if not found:
+            raise PipelineError("pyproject.toml has no line `version = ...`")
+        return found[1]
 
     def blob_url(self, path: Path) -> str:
         """Address of a file's page on GitHub."""
