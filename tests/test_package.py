@@ -67,3 +67,10 @@ def test_requirements_accept_what_colab_ships() -> None:
         str(requirements[name]) for name, version in COLAB.items() if version not in requirements[name].specifier
     ]
     assert not refused
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    version = metadata.version("hyperfit-course")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert changes.index(f"\n## {version}") == changes.index("\n## "), "the newest entry is of another version"
