@@ -1,4 +1,4 @@
-"""What does it look like? Continuations as strips of tokens, and a slider over the temperature."""
+"""What does it look like? Continuations as strips of tokens, step by step, and with a slider over the temperature."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.distributions import predictive_entropy, token_ranks
 
 STYLE = """<style>
@@ -132,7 +134,9 @@ class TemperatureExplorer:
     def _repr_html_(self) -> str:
         start = self.temperatures.index(1.0)
         data = json.dumps({"temperatures": self.temperatures, "models": self.models}).replace("<", "\\u003c")
-        return Template(files("hyperfit_course").joinpath("data/explorer.html").read_text("utf-8")).substitute(
+        return Template(
+            files("hyperfit_course").joinpath("data/temperature_explorer.html").read_text("utf-8")
+        ).substitute(
             id=f"hf-explorer-{hashlib.sha256(data.encode()).hexdigest()[:8]}",
             context=escape(self.context),
             last=len(self.temperatures) - 1,
@@ -166,6 +170,115 @@ def _explorer_table(model: dict[str, Any], start: int) -> str:
         '<th scope="col">rank</th><th scope="col">token</th><th scope="col">probability</th>'
         f'<th scope="col">base rank</th></tr></thead><tbody>{rows}</tbody></table>'
     )
+
+
+class GenerationExplorer:
+    """Greedy text of two models, token by token: what each wrote, and its most probable tokens at every step.
+
+    It works in any page without a kernel. A token of the text is underlined when it is part of an n-gram of three that
+    occurred before in it.
+
+    Args:
+        tokenizer: turns token ids into text.
+        models: the base model and another one, by the names to show.
+        prompts: token ids, shape (n, length).
+        continuations: what each model wrote after them, by the same names, each of shape (n, new tokens).
+        top: tokens shown at each step.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        models: Mapping[str, CausalLM],
+        prompts: Tensor,
+        continuations: Mapping[str, Tensor],
+        top: int = 10,
+    ) -> None:
+        self.names, self.top = list(models), top
+        base = models[self.names[0]]
+        known: dict[int, int] = {}  # a number for each token that is shown, in the order in which they come
+        self.prompts: list[dict[str, Any]] = []
+        for row, prompt in enumerate(prompts):
+            shown = []
+            for name, model in models.items():
+                written = continuations[name][row]
+                best, ranks = _best(model, base, prompt, written, top)
+                shown.append(
+                    {
+                        "written": [known.setdefault(token, len(known)) for token in written.tolist()],
+                        "repeated": [int(mark) for mark in repeated_positions(written.tolist())],
+                        "tokens": [known.setdefault(token, len(known)) for token in best.indices.flatten().tolist()],
+                        "probabilities": [round(p, 4) for p in best.values.flatten().tolist()],
+                        "base_ranks": ranks.flatten().tolist(),
+                    }
+                )
+            self.prompts.append({"text": str(tokenizer.decode(prompt)), "models": shown})
+        self.tokens = _texts(tokenizer, list(known))
+
+    def _repr_html_(self) -> str:
+        first, last = self.prompts[0], len(self.prompts[0]["models"][0]["written"])
+        data = {"names": self.names, "top": self.top, "tokens": self.tokens, "prompts": self.prompts}
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+        said = [f"{name} writes “{self._token(model['written'][-1])}”" for name, model in self._shown(first)]
+        return Template(
+            files("hyperfit_course").joinpath("data/generation_explorer.html").read_text("utf-8")
+        ).substitute(
+            id=f"hf-generation-{hashlib.sha256(text.encode()).hexdigest()[:8]}",
+            options="".join(f"<option>{escape(prompt['text'][:60])} ...</option>" for prompt in self.prompts),
+            last=last,
+            prompt=escape(first["text"]),
+            sides="".join(self._side(name, model) for name, model in self._shown(first)),
+            status=escape(f"Token {last}: {', '.join(said)}."),
+            data=text,
+        )
+
+    def _shown(self, prompt: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        return list(zip(self.names, prompt["models"], strict=True))
+
+    def _token(self, number: int) -> str:
+        return self.tokens[number].replace("\n", "↵")
+
+    def _side(self, name: str, model: dict[str, Any]) -> str:
+        """A model's whole text after one prompt, and its table at the last token."""
+        text = "".join(
+            f"<{tag}>{escape(self._token(number))}</{tag}>"
+            for number, mark in zip(model["written"], model["repeated"], strict=True)
+            for tag in ["u" if mark else "span"]
+        )
+        last = slice(-self.top, None)
+        columns = zip(model["tokens"][last], model["probabilities"][last], model["base_ranks"][last], strict=True)
+        rows = "".join(
+            f"<tr{' class=hf-chosen' if number == model['written'][-1] else ''}><td>{rank}</td>"
+            f'<td class="hf-word">{escape(self._token(number))}</td><td>{p:.4f}</td><td>{base_rank:,}</td></tr>'
+            for rank, (number, p, base_rank) in enumerate(columns, start=1)
+        )
+        return (
+            f'<div class="hf-side"><div class="hf-text">{text}</div><table><caption>{escape(name)}: the next token'
+            '</caption><thead><tr><th scope="col">rank</th><th scope="col">token</th><th scope="col">probability</th>'
+            f'<th scope="col">base rank</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        )
+
+    def __repr__(self) -> str:
+        lines = []
+        for prompt in self.prompts:
+            lines.append(f"{prompt['text']} ...")
+            lines += [f"  {name}: {''.join(map(self._token, model['written']))}" for name, model in self._shown(prompt)]
+        return "\n".join(lines)
+
+
+@torch.inference_mode()
+def _best(
+    model: CausalLM, base: CausalLM, prompt: Tensor, written: Tensor, top: int
+) -> tuple[torch.return_types.topk, Tensor]:
+    """The most probable tokens at each step of what a model wrote, and the base model's ranks of these."""
+    text = torch.cat([prompt, written])[None].to(model.device)
+    logits, of_base = (each(text).logits[0, len(prompt) - 1 : -1].float().cpu() for each in (model, base))
+    best = logits.softmax(dim=-1).topk(top)
+    return best, torch.stack([token_ranks(of_base, tokens) for tokens in best.indices.T], dim=1)
+
+
+def _template(name: str) -> Template:
+    return Template(files("hyperfit_course").joinpath(f"data/{name}.html").read_text("utf-8"))
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:

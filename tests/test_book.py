@@ -109,6 +109,37 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
+def test_generation_explorer_steps_by_keyboard_through_twelve_prompts(html: Path, page: Page) -> None:
+    page.goto((html / "book" / "02_hyperfitting.html").as_uri())
+    explorer = page.locator(".hf-generation")
+    assert len(explorer.locator('script[type="application/json"]').text_content() or "") < 600_000
+    slider, status, texts = (explorer.locator(name) for name in ("input", "[role=status]", ".hf-text"))
+    whole = texts.all_text_contents()
+    assert whole[0] != whole[1]
+    seen = set()
+    slider.focus()
+    page.keyboard.press("Home")
+    for step in (1, 2, 3):
+        assert slider.get_attribute("aria-valuetext") == f"token {step} of 96"
+        for side in (0, 1):
+            shown = texts.nth(side).text_content() or ""
+            assert whole[side].startswith(shown)
+            chosen = explorer.locator("table").nth(side).locator(".hf-chosen .hf-word")
+            assert chosen.count() == 1
+            assert shown.endswith(chosen.text_content() or "?")
+        seen.add(status.text_content())
+        explorer.locator("button").last.focus()
+        page.keyboard.press("Enter")
+    assert len(seen) == 3
+    prompts = explorer.locator("select")
+    assert prompts.locator("option").count() == 12
+    prompts.focus()
+    page.keyboard.press("ArrowDown")
+    slider.focus()
+    page.keyboard.press("End")
+    assert texts.all_text_contents() != whole
+
+
 def explorer_rows(page: Page, side: int) -> tuple[list[str], list[float]]:
     """Tokens of one side of the temperature explorer, from the most probable one, and their probabilities."""
     table = page.locator(".hf-explorer table").nth(side)

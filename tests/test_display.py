@@ -5,10 +5,12 @@ import re
 
 import pytest
 import torch
+from conftest import tiny_model
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hyperfit_course.display import Continuations, TemperatureExplorer, repeated_positions
+from hyperfit_course.decoding import continue_prompts
+from hyperfit_course.display import Continuations, GenerationExplorer, TemperatureExplorer, repeated_positions
 
 
 def marked(tokens: str, n: int = 3) -> str:
@@ -103,6 +105,56 @@ def test_empty_continuation_is_shown_as_empty(tokenizer: PreTrainedTokenizerBase
 def test_bytes_of_one_character_are_shown_token_by_token(tokenizer: PreTrainedTokenizerBase) -> None:
     html = show(tokenizer, "Once", plain="né")._repr_html_()
     assert len(tokens_of(html)) == 3  # the é is two bytes, so two tokens
+
+
+# Generation explorer
+
+
+@pytest.fixture
+def generation(tokenizer: PreTrainedTokenizerBase) -> GenerationExplorer:
+    models = {"base": tiny_model(seed=0), "hyperfitted": tiny_model(seed=1)}
+    prompts = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(0))
+    written = {name: continue_prompts(model, prompts, 12) for name, model in models.items()}
+    return GenerationExplorer(tokenizer, models, prompts, written, top=4)
+
+
+def test_generation_shows_what_was_written_and_how_sure_the_model_was(
+    generation: GenerationExplorer, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    models = {"base": tiny_model(seed=0), "hyperfitted": tiny_model(seed=1)}
+    prompts = torch.randint(3, 250, (2, 6), generator=torch.Generator().manual_seed(0))
+    for prompt, shown in zip(prompts, generation.prompts, strict=True):
+        for model, side in zip(models.values(), shown["models"], strict=True):
+            text = prompt
+            for step, number in enumerate(side["written"]):
+                logits, of_base = (each(text[None]).logits[0, -1].detach() for each in (model, models["base"]))
+                best = logits.topk(4)
+                place = slice(4 * step, 4 * step + 4)
+                assert [generation.tokens[n] for n in side["tokens"][place]] == [
+                    tokenizer.decode([token]) for token in best.indices.tolist()
+                ]
+                assert side["probabilities"][place] == pytest.approx(
+                    logits.softmax(-1)[best.indices].tolist(), abs=1e-4
+                )
+                order = of_base.argsort(descending=True).tolist()
+                assert side["base_ranks"][place] == [order.index(token) + 1 for token in best.indices.tolist()]
+                logits[tiny_model().generation_config.eos_token_id] = -torch.inf
+                assert generation.tokens[number] == tokenizer.decode([logits.argmax().item()])
+                text = torch.cat([text, logits.argmax()[None]])
+
+
+def test_generation_escapes_what_the_texts_hold(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = torch.tensor(tokenizer("</script><b>")["input_ids"])
+    models = {"base": tiny_model(), "hyperfitted": tiny_model()}
+    page = GenerationExplorer(tokenizer, models, ids[None], dict.fromkeys(models, ids[None]), top=2)._repr_html_()
+    assert "<b>" not in page
+    assert page.count("</script>") == page.count("<script")
+
+
+def test_generation_is_readable_as_text(generation: GenerationExplorer) -> None:
+    lines = repr(generation).splitlines()
+    assert len(lines) == 2 * 3
+    assert lines[1].startswith("  base: ")
 
 
 # Temperature explorer
