@@ -10,7 +10,7 @@ NOTEBOOKS := $(wildcard book solutions exercises)
 CODE := $(wildcard hyperfit_course tools tests benchmarks book/_ext)
 BUILD := $(BIN)/jupyter-book build . -W --keep-going -q
 
-.PHONY: help setup assets book html links serve test lint notebooks refresh set-repository results benchmarks clean
+.PHONY: help setup assets book html slides pdf links serve test test-colab lint notebooks refresh set-repository results benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -49,6 +49,13 @@ pages:
 	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
 	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
 
+slides: setup ## make the slides of the chapters from the committed notebooks (about 15 seconds)
+	@$(BIN)/python tools/slides.py
+	@echo "The slides are in _build/html/slides"
+
+pdf: html ## print the book into _build/hyperfitting.pdf with Chromium (about a minute)
+	@$(BIN)/python tools/pdf.py
+
 links: setup ## check every link to other sites (needs the network)
 	@$(BIN)/python tools/notebooks.py seed --from committed
 	@$(BIN)/jupyter-book build . --builder linkcheck -q
@@ -64,6 +71,9 @@ test: assets lint ## check code, notebooks and every output they promise (20 to 
 	@$(BIN)/python tools/notebooks.py check
 	@echo "Every committed notebook, cell by cell: 10 to 20 minutes, and 4 to 8 more if the model has to be trained"
 	@$(BIN)/python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 $(NOTEBOOKS)
+
+test-colab: assets ## run two chapters and an exercise with the packages that Google Colab ships (5 to 10 minutes)
+	@$(BIN)/python -m pytest -q -m colab tests/test_colab_simulation.py
 
 lint: setup ## check style and types (a minute or two the first time, then seconds)
 	@$(BIN)/ruff check $(CODE)

@@ -85,16 +85,21 @@ def save_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     A row that has been recorded before brings its own ``made`` and keeps it.
     """
-    made = {
+    made = provenance()
+    marked = [{**row, "made": row.get("made", made)} for row in rows]
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({"rows": marked}, indent=1) + "\n", encoding="utf-8")
+
+
+def provenance() -> dict[str, str | None]:
+    """What numbers depend on beside the code: the date, this machine and the versions of its libraries."""
+    return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{package: version(package) for package in ("hyperfit-course", "torch", "transformers", "accelerate")},
     }
-    marked = [{**row, "made": row.get("made", made)} for row in rows]
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"rows": marked}, indent=1) + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

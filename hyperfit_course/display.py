@@ -215,14 +215,17 @@ class GenerationExplorer:
             self.prompts.append({"text": str(tokenizer.decode(prompt)), "models": shown})
         self.tokens = _texts(tokenizer, list(known))
 
-    def _repr_html_(self) -> str:
+    def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, Any]]:
+        # Under this name, in the form of MyST-NB's `glue`, another page of the book finds the output.
+        metadata = {"scrapbook": {"name": "generation-explorer", "mime_prefix": ""}}
+        return {"text/html": self._html(), "text/plain": repr(self)}, metadata
+
+    def _html(self) -> str:
         first, last = self.prompts[0], len(self.prompts[0]["models"][0]["written"])
         data = {"names": self.names, "top": self.top, "tokens": self.tokens, "prompts": self.prompts}
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
         said = [f"{name} writes “{self._token(model['written'][-1])}”" for name, model in self._shown(first)]
-        return Template(
-            files("hyperfit_course").joinpath("data/generation_explorer.html").read_text("utf-8")
-        ).substitute(
+        return _template("generation_explorer").substitute(
             id=f"hf-generation-{hashlib.sha256(text.encode()).hexdigest()[:8]}",
             options="".join(f"<option>{escape(prompt['text'][:60])} ...</option>" for prompt in self.prompts),
             last=last,

@@ -146,7 +146,8 @@ def test_generation_shows_what_was_written_and_how_sure_the_model_was(
 def test_generation_escapes_what_the_texts_hold(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = torch.tensor(tokenizer("</script><b>")["input_ids"])
     models = {"base": tiny_model(), "hyperfitted": tiny_model()}
-    page = GenerationExplorer(tokenizer, models, ids[None], dict.fromkeys(models, ids[None]), top=2)._repr_html_()
+    shown = GenerationExplorer(tokenizer, models, ids[None], dict.fromkeys(models, ids[None]), top=2)
+    page = shown._repr_mimebundle_()[0]["text/html"]
     assert "<b>" not in page
     assert page.count("</script>") == page.count("<script")
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import shutil
 import sys
@@ -38,6 +39,8 @@ from notebook_pipeline.project import PipelineError, Project
 
 ADDRESSED = ("_config.yml", "README.md", "book/teaching.md")
 """Where the repository's address is written; all else is made from the first."""
+MADE = "made.json"
+"""Beside the built pages: when, where and in how many seconds each notebook was executed."""
 MAX_CODE_CELLS = 25
 MAX_BYTES = 2_000_000
 
@@ -172,14 +175,15 @@ def run_seed(project: Project, options: argparse.Namespace) -> int:
     """Fill Jupyter Book's cache, and make it build every page anew if any output changed."""
     build = options.build or project.root / "_build"
     cache = get_cache(build / ".jupyter_cache")
-    digest = hashlib.sha256()
+    digest, made = hashlib.sha256(), {}
     for source in project.text_notebooks:
         path = project.executed_path(source) if options.origin == "executed" else source.with_suffix(".ipynb")
         notebook = with_outputs(project, source, path)
-        seconds = read(path).metadata.get("hyperfit", {}).get("seconds")
-        bundle = CacheBundleIn(notebook, str(source), data={"execution_seconds": seconds})
+        made[project.name(source)] = read(path).metadata["hyperfit"]
+        bundle = CacheBundleIn(notebook, str(source), data={})
         cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
         digest.update(nbformat.writes(notebook).encode())
+    (build / MADE).write_text(json.dumps(made), "utf8")
     forget_pages_if_changed(build, digest.hexdigest())
     return 0
 

@@ -103,12 +103,15 @@ def execute(project: Project, notebook: NotebookNode, source: Path) -> None:
         raise PipelineError(failure(project, notebook, source, progress.position, error)) from None
     finally:
         progress.complete()
+    from hyperfit_course.claims import provenance  # imports torch, which only a run needs
+
     for index in code:
         normalize(notebook.cells[index], project.root)
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata["hyperfit"] = {
         "key": execution_key(project, notebook),
         "seconds": round(time.monotonic() - started),
+        "made": provenance(),
     }
 
 
