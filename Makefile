@@ -10,7 +10,7 @@ NOTEBOOKS := $(wildcard book solutions exercises)
 CODE := $(wildcard hyperfit_course tools tests benchmarks book/_ext)
 BUILD := $(BIN)/jupyter-book build . -W --keep-going -q
 
-.PHONY: help setup assets book html slides pdf links serve test test-colab lint notebooks refresh set-repository results benchmarks clean
+.PHONY: help setup assets book html slides pdf links serve test test-colab colab lint notebooks refresh set-repository results benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -74,6 +74,9 @@ test: assets lint ## check code, notebooks and every output they promise (20 to 
 
 test-colab: assets ## run two chapters and an exercise with the packages that Google Colab ships (5 to 10 minutes)
 	@$(BIN)/python -m pytest -q -m colab tests/test_colab_simulation.py
+
+colab: ## inside Google Colab's own image: the same with what is installed there
+	@$(PYTHON) tools/colab.py
 
 lint: setup ## check style and types (a minute or two the first time, then seconds)
 	@$(BIN)/ruff check $(CODE)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import notebooks
 import pytest
 import torch
+from notebook_pipeline.project import PipelineError
+from pdf import chromium
+from playwright.sync_api import Browser, Page
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -111,3 +114,21 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = subprocess.run(command, capture_output=True, text=True)
     assert build.returncode == 0, build.stdout + build.stderr
     return folder / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    try:
+        with chromium() as program:
+            yield program
+    except PipelineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a browser that reaches no network."""
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+    yield context.new_page()
+    context.close()

@@ -67,3 +67,42 @@ def test_launch_buttons_open_notebooks_that_exist(html: Path) -> None:
         launched = set(re.findall(rf'href="{re.escape(prefix)}([^"]+)"', page.read_text("utf8")))
         assert launched == {PROJECT.name(source.with_suffix(".ipynb"))}
         assert source.with_suffix(".ipynb").is_file()
+
+
+def test_addresses_of_the_published_book_follow_the_repository(html: Path) -> None:
+    owner, name = PROJECT.repository.split("/")
+    site = f"https://{owner}.github.io/{name}/"
+    listed = re.findall(r"<loc>(.*?)</loc>", (html / "sitemap.xml").read_text("utf8"))
+    pages = {f"{site}{path.relative_to(PROJECT.root).with_suffix('.html').as_posix()}" for path in PROJECT.toc}
+    assert pages <= set(listed)
+    intro = (html / "book" / "intro.html").read_text("utf8")
+    card = re.search(r'property="og:image" content="(.*?)"', intro)
+    assert card
+    assert card[1].startswith(site)
+    assert (html / card[1].removeprefix(site)).is_file()
+
+
+def test_a_wrong_address_shows_a_page_whose_links_work_from_anywhere(html: Path) -> None:
+    name = PROJECT.repository.split("/")[1]
+    page = (html / "404.html").read_text("utf8")
+    local = [address for address in Loads(page).addresses if not address.startswith("data:")]
+    assert local
+    for address in local:
+        assert address.startswith(f"/{name}/"), address
+        assert (html / address.split("?")[0].removeprefix(f"/{name}/")).is_file()
+
+
+def test_the_menu_of_a_notebook_opens_it_on_github(html: Path) -> None:
+    address = f"https://github.com/{PROJECT.repository}/blob/{PROJECT.branch}/book/02_hyperfitting.ipynb"
+    assert f'href="{address}"' in (html / "book" / "02_hyperfitting.html").read_text("utf8")
+    assert f'href="{address.replace("book/02_hyperfitting", "book/faq")}"' not in (html / "book/faq.html").read_text(
+        "utf8"
+    )
+
+
+def test_the_page_on_this_build_names_every_notebook_its_time_and_its_machine(html: Path) -> None:
+    page = (html / "book" / "build.html").read_text("utf8")
+    for source in PROJECT.text_notebooks:
+        assert PROJECT.name(source).removesuffix(".md") in page
+    assert re.search(r"\d+ s<", page)
+    assert "torch: 2." in page

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from notebook_pipeline.project import PipelineError, Project
-from pdf import chromium
-from playwright.sync_api import Page
+from notebook_pipeline.project import Project
+from playwright.sync_api import Browser, Page
 
 PROJECT = Project(Path(__file__).resolve().parent.parent)
 PAGES = [page.relative_to(PROJECT.root).with_suffix(".html").as_posix() for page in PROJECT.toc]
@@ -19,21 +17,12 @@ AXE = {
 }
 PICTURED = ("book/intro.html", "book/02_hyperfitting.html", "exercises/01_degeneration.html")
 PHONE = {"width": 360, "height": 740}
-DESKTOP = {"width": 1300, "height": 900}
+EXPLORERS = ("book/02_hyperfitting.html", "book/explorer.html")
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    """A page of a browser that reaches no network."""
-    try:
-        with chromium() as browser:
-            yield browser.new_context(offline=True, viewport=DESKTOP).new_page()
-    except PipelineError as error:
-        pytest.skip(str(error))
-
-
-def test_generation_explorer_steps_by_keyboard_through_twelve_prompts(html: Path, page: Page) -> None:
-    page.goto((html / "book" / "02_hyperfitting.html").as_uri())
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_generation_explorer_steps_by_keyboard_through_twelve_prompts(html: Path, page: Page, name: str) -> None:
+    page.goto((html / name).as_uri())
     explorer = page.locator(".hf-generation")
     assert len(explorer.locator('script[type="application/json"]').text_content() or "") < 600_000
     slider, status, texts = (explorer.locator(name) for name in ("input", "[role=status]", ".hf-text"))
@@ -88,12 +77,11 @@ def test_explorer_moves_by_keyboard_and_changes_probabilities_but_no_order(html:
             assert (probabilities[0] > before[side][1][0]) == (key != "End")
 
 
-def test_explorer_shows_the_same_without_scripts(html: Path, page: Page) -> None:
+def test_explorer_shows_the_same_without_scripts(html: Path, page: Page, browser: Browser) -> None:
     address = (html / "book" / "03_temperature.html").as_uri()
     page.goto(address)
     shown = [explorer_rows(page, side) for side in (0, 1)]
-    assert page.context.browser is not None
-    plain = page.context.browser.new_context(offline=True, java_script_enabled=False).new_page()
+    plain = browser.new_context(offline=True, java_script_enabled=False).new_page()
     plain.goto(address)
     assert [explorer_rows(plain, side) for side in (0, 1)] == shown
 
@@ -101,9 +89,8 @@ def test_explorer_shows_the_same_without_scripts(html: Path, page: Page) -> None
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_has_no_error_no_barrier_and_no_text_that_leaves_a_phone(html: Path, page: Page, name: str) -> None:
     errors: list[str] = []
-    page.once("pageerror", lambda error: errors.append(str(error)))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.set_viewport_size(DESKTOP)
     page.goto((html / name).as_uri())
     assert not errors
     for theme in ("light", "dark"):

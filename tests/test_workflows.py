@@ -35,10 +35,17 @@ def test_actions_are_pinned_by_hash_with_their_version(path: Path) -> None:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+(\.\d+)*", action), action
 
 
+WRITING = {
+    "actions/deploy-pages": {"pages": "write", "id-token": "write"},
+    "actions/github-script": {"issues": "write"},
+}
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_jobs_read_only_unless_they_deploy_and_end_some_time(path: Path) -> None:
+def test_jobs_read_only_unless_they_deploy_or_report_and_end_some_time(path: Path) -> None:
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["permissions"] == {"contents": "read"}
     for job in jobs(path):
         assert job["timeout-minutes"] <= 90
-        deploys = any("deploy-pages" in step.get("uses", "") for step in job["steps"])
-        assert job.get("permissions") == ({"pages": "write", "id-token": "write"} if deploys else None)
+        used = [step["uses"].split("@")[0] for step in job["steps"] if "uses" in step]
+        needed = [permissions for action, permissions in WRITING.items() if action in used]
+        assert job.get("permissions") == (needed[0] if needed else None)

@@ -66,7 +66,9 @@ def snapshot(project: Project, target: Path) -> Path:
     """A repository with the course as it stands in the checkout, on the branch that readers get."""
 
     def git(*arguments: str, cwd: Path = target) -> str:
-        return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout
+        # In a container the checkout often belongs to another user, which git refuses otherwise.
+        command = ["git", "-c", "safe.directory=*", *arguments]
+        return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
     names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=project.root)
     for name in filter(None, names.split("\0")):
