@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from notebook_pipeline.project import Project
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page
 
 PROJECT = Project(Path(__file__).resolve().parent.parent)
 PAGES = [page.relative_to(PROJECT.root).with_suffix(".html").as_posix() for page in PROJECT.toc]
@@ -86,13 +86,19 @@ def test_explorer_shows_the_same_without_scripts(html: Path, page: Page, browser
     assert [explorer_rows(plain, side) for side in (0, 1)] == shown
 
 
+def is_error(message: ConsoleMessage) -> bool:
+    """Chromium refuses to load the theme's fonts from disk ahead of time, which changes nothing: scripts draw the icons."""
+    return message.type == "error" and ".woff2" not in f"{message.text} {message.location}"
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_has_no_error_no_barrier_and_no_text_that_leaves_a_phone(html: Path, page: Page, name: str) -> None:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
     page.goto((html / name).as_uri())
     assert not errors
+    page.add_style_tag(content="* { transition: none !important }")  # or a colour is measured half-way
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         violations = Axe().run(page, options=AXE).response["violations"]
@@ -111,10 +117,9 @@ def test_a_page_has_no_error_no_barrier_and_no_text_that_leaves_a_phone(html: Pa
 
 def test_search_finds_the_page_on_a_term(html: Path, page: Page) -> None:
     page.goto(f"{(html / 'search.html').as_uri()}?q=participation+ratio")
-    found = page.locator("#search-results li a").first
-    found.wait_for()
-    addresses = [link.get_attribute("href") or "" for link in page.locator("#search-results li a").all()]
-    assert any("book/05_terminal_expansion.html" in address for address in addresses)
+    found = page.locator('#search-results a[href*="book/05_terminal_expansion.html"]').first
+    found.wait_for(timeout=10_000)
+    assert "Where does it happen?" in (found.text_content() or "")
 
 
 def test_a_quiz_answers_by_keyboard(html: Path, page: Page) -> None:

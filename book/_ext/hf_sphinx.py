@@ -10,6 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxDirective
+from sphinx.writers.html5 import HTML5Translator
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -20,6 +21,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", drop_thebe)
     app.connect("html-page-context", add_ways_to_open, priority=900)  # after the theme has made the menu
     app.add_directive("made-by", MadeBy)
+    app.add_node(nodes.citation, override=True, html=(open_citation, close_citation))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -28,6 +30,7 @@ def set_addresses(app: Sphinx, config: Config) -> None:
     owner, name = config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
     config.html_baseurl = config.ogp_site_url = f"https://{owner}.github.io/{name}/"
     config.notfound_urls_prefix = f"/{name}/"
+    config.html_context.setdefault("default_mode", "auto")  # without it the theme's script reports an error
 
 
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -54,6 +57,16 @@ def add_ways_to_open(app: Sphinx, page: str, template: str, context: dict[str, A
                     "icon": "fab fa-github",
                 }
             )
+
+
+def open_citation(writer: HTML5Translator, node: nodes.citation) -> None:
+    """An entry of the bibliography without docutils' roles, which ARIA has given up."""
+    writer.body.append(writer.starttag(node, "div", CLASS="citation"))
+
+
+def close_citation(writer: HTML5Translator, node: nodes.citation) -> None:
+    """The end of an entry."""
+    writer.body.append("</div>\n")
 
 
 class MadeBy(SphinxDirective):
