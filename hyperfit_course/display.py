@@ -134,9 +134,7 @@ class TemperatureExplorer:
     def _repr_html_(self) -> str:
         start = self.temperatures.index(1.0)
         data = json.dumps({"temperatures": self.temperatures, "models": self.models}).replace("<", "\\u003c")
-        return Template(
-            files("hyperfit_course").joinpath("data/temperature_explorer.html").read_text("utf-8")
-        ).substitute(
+        return _template("temperature_explorer").substitute(
             id=f"hf-explorer-{hashlib.sha256(data.encode()).hexdigest()[:8]}",
             context=escape(self.context),
             last=len(self.temperatures) - 1,
@@ -256,8 +254,9 @@ class GenerationExplorer:
             for rank, (number, p, base_rank) in enumerate(columns, start=1)
         )
         return (
-            f'<div class="hf-side"><div class="hf-text">{text}</div><table><caption>{escape(name)}: the next token'
-            '</caption><thead><tr><th scope="col">rank</th><th scope="col">token</th><th scope="col">probability</th>'
+            f'<div class="hf-side"><p class="hf-name">{escape(name)}</p><div class="hf-text">{text}</div>'
+            f"<table><caption>{escape(name)}: the next token</caption><thead><tr>"
+            '<th scope="col">rank</th><th scope="col" class="hf-head">token</th><th scope="col">probability</th>'
             f'<th scope="col">base rank</th></tr></thead><tbody>{rows}</tbody></table></div>'
         )
 

@@ -19,9 +19,17 @@ from playwright.sync_api import Browser, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from tqdm import tqdm
 
-PAPER = {"format": "A4", "margin": {"top": "15mm", "bottom": "18mm", "left": "14mm", "right": "14mm"}}
+PAPER = {"format": "A4", "scale": 0.8, "margin": {"top": "15mm", "bottom": "18mm", "left": "14mm", "right": "14mm"}}
 FOOTER = '<div style="width: 100%; text-align: center; font-size: 8px"><span class="pageNumber"></span></div>'
 UNFOLD = "document.querySelectorAll('details').forEach(each => { each.open = true })"
+STYLE = """
+* { animation: none !important; transition: none !important; }
+h1, h2, h3 { break-after: avoid; }
+pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+pre, details, .cell, .cell_input, .highlight { break-inside: auto !important; }
+.bd-article table { display: table !important; width: auto; font-size: 80%; }
+#jb-print-toc { display: none; }
+"""
 TYPESET = "() => !window.MathJax || window.MathJax.startup.promise.then(() => true)"
 
 
@@ -69,6 +77,7 @@ def print_pages(project: Project, browser: Browser, html: Path, out: Path) -> No
             raise PipelineError(f"{path} is missing: run `make html` first")
         page.goto(path.as_uri())
         page.evaluate(UNFOLD)
+        page.add_style_tag(content=STYLE)
         page.wait_for_function(TYPESET)
         printed = page.pdf(**PAPER, display_header_footer=True, header_template="<span></span>", footer_template=FOOTER)
         book.append(PdfReader(io.BytesIO(printed)), outline_item=page.title().split(" — ")[0])

@@ -1,14 +1,15 @@
 """Make the slides: one deck a chapter, from the text and the executed notebook of that chapter.
 
-Each section gives a slide with its tables, its formulas and the first words of its lists, and one slide for every
-figure. The prose of the section is in the speaker notes (key S). A quiz gives one slide a question, with the answers
-explained in the notes. Nothing is executed; the decks work offline.
+Each section gives a slide with the first words of its lists, and one slide for each table, formula, figure and first
+sample of text. The claims are a table. The prose of the section is in the speaker notes (key S). A quiz gives one slide
+a question, with the answers explained in the notes. Nothing is executed; the decks work offline.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -36,7 +37,10 @@ STYLE = """\
 .reveal { font-size: 30px; }
 .reveal h1 { font-size: 2.2em; text-transform: none; }
 .reveal h2, .reveal h3 { font-size: 1.4em; text-transform: none; }
-.reveal table { font-size: 0.72em; }
+.reveal table { font-size: 0.62em; }
+.reveal th, .reveal td { padding: 0.15em 0.5em; }
+.reveal .hf-strips, .reveal .hf-prompts { font-size: 0.62em; text-align: left; }
+.reveal .hf-strip { line-height: 1.25; }
 .reveal img { max-height: 560px; background: white; }
 .reveal blockquote { width: 90%; text-align: left; }
 .reveal ul, .reveal ol { width: 90%; }
@@ -77,26 +81,35 @@ def write_sources(project: Project, folder: Path) -> None:
 
 
 def deck(site: Site, source: Path, folder: Path) -> Iterator[str]:
-    """The parts of one deck, in order."""
+    """The slides of one deck, in order."""
     cells = Page(site, source).cells()
     executed = iter(page_code(read(source.with_suffix(".ipynb"))))
-    title, prose, figures = "", "", []
+    title, prose, shown = "", "", []
     for cell in cells:
         if cell.cell_type == "code":
-            figures += [write_figure(cell, data, folder, source) for data in images(next(executed))]
+            outputs = next(executed)
+            shown += [write_figure(cell, data, folder, source) for data in images(outputs)]
+            shown += [f"```{{raw}} html\n{html}\n```" for html in samples(outputs)]
+            shown += [claims(site.project, source)] if "record_claims(" in cell.source else []
             continue
         for part in re.split(r"^(?=##? )", cell.source, flags=re.M):
             if part.startswith("#"):
-                yield from section(title, prose, figures)
+                yield from section(title, prose, shown)
                 title, _, part = part.partition("\n")
-                prose, figures = "", []
+                prose, shown = "", []
             prose += f"{part}\n\n"
-    yield from section(title, prose, figures)
+    yield from section(title, prose, shown)
 
 
 def images(cell: NotebookNode) -> list[str]:
     """The pictures among a cell's outputs, in base64."""
     return [output["data"]["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+
+
+def samples(cell: NotebookNode) -> list[str]:
+    """The texts of models among a cell's outputs, in HTML."""
+    found = [output.get("data", {}).get("text/html", "") for output in cell.outputs]
+    return [html for html in found if 'class="hf-strips"' in html]
 
 
 def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> str:
@@ -109,34 +122,50 @@ def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> s
     return f"![{alt}]({path.name})"
 
 
-def section(title: str, prose: str, figures: list[str]) -> Iterator[str]:
-    """The slides of one section: what it says in short, then its figures."""
+def claims(project: Project, source: Path) -> str:
+    """A table of the recorded claims of a chapter."""
+    recorded = json.loads((project.root / "results" / "claims.json").read_text("utf8"))
+    lines = ["| claim | paper | here | holds |", "| --- | --- | --- | --- |"]
+    for claim in recorded:
+        if claim["chapter"] == source.stem:
+            lines.append("| {claim} | {paper} | {measured} | {} |".format("yes" if claim["holds"] else "no", **claim))
+    return "\n".join(lines)
+
+
+def section(title: str, prose: str, outputs: list[str]) -> Iterator[str]:
+    """The slides of one section: its lists and boxes together, all else that is shown one by one."""
     prose = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", prose)  # a deck has no pages to link to
     if not title:
         return
     if "<details>" in prose:
         yield from quiz(title, prose)
         return
-    blocks = [block for block in re.split(r"\n\s*\n", prose) if block.strip()]
-    shown = [short(block) for block in blocks if is_shown(block)]
-    if not shown and blocks and not figures:
-        shown = [re.split(r"(?<=[.?!:]) ", " ".join(blocks[0].split()))[0]]
-    if shown or not figures:
-        yield "\n\n".join([title, *shown, notes(blocks)])
-    for figure in figures:
-        yield "\n\n".join([f"## {title.lstrip('# ')}", figure, notes(blocks)])
+    blocks = [block.strip() for block in re.split(r"\n\s*\n", prose) if block.strip()]
+    together = [short(block) for block in blocks if block.startswith(("- ", ">")) or is_question(block)]
+    alone = [block for block in blocks if block.startswith(("|", "$$"))] + first_sample_only(outputs)
+    if not together + alone and blocks:
+        together = [re.split(r"(?<!\bal)(?<=[.?!]) ", " ".join(blocks[0].split()))[0]]
+    slides = (["\n\n".join(together)] if together else []) + alone
+    for number, shown in enumerate(slides or [""]):
+        heading = title if number == 0 else f"## {title.lstrip('# ')}"
+        yield "\n\n".join([heading, shown, notes(blocks)])
 
 
-def is_shown(block: str) -> bool:
-    """Whether a paragraph is one that a slide shows: a list, a table, a formula, a box, or the chapter's question."""
-    return block.lstrip().startswith(("- ", "|", "$$", ">")) or re.fullmatch(r"\s*\*[^*].*\*\s*", block) is not None
+def first_sample_only(outputs: list[str]) -> list[str]:
+    """What is shown of a section's outputs: of several texts of models, the first."""
+    texts = [output for output in outputs if output.startswith("```{raw}")]
+    return [output for output in outputs if output not in texts[1:]]
+
+
+def is_question(block: str) -> bool:
+    """Whether a paragraph is the question of the chapter, the italic line below its title."""
+    return re.fullmatch(r"\*[^*].*\*", block) is not None
 
 
 def short(block: str) -> str:
-    """A list whose entries begin with bold words keeps only these."""
-    if not block.lstrip().startswith("- **"):
-        return block
-    return "\n".join(f"- {lead}" for lead in re.findall(r"^\s*- (\*\*.+?\*\*)", block, re.M | re.S))
+    """A list whose entries begin with a bold sentence keeps only these."""
+    leads = re.findall(r"^- (\*\*[^*]+[.?]\*\*)", block, re.M)
+    return "\n".join(f"- {lead}" for lead in leads) or block
 
 
 def notes(blocks: list[str]) -> str:
