@@ -87,7 +87,7 @@ def test_explorer_shows_the_same_without_scripts(html: Path, page: Page, browser
 
 
 def is_error(message: ConsoleMessage) -> bool:
-    """Chromium refuses to load the theme's fonts from disk ahead of time, which changes nothing: scripts draw the icons."""
+    """Chromium loads no fonts from disk ahead of time; that changes nothing, since scripts draw the icons."""
     return message.type == "error" and ".woff2" not in f"{message.text} {message.location}"
 
 
