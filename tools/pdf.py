@@ -13,13 +13,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from notebook_pipeline.project import PipelineError, Project
 from playwright.sync_api import Browser, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from tqdm import tqdm
 
-PAPER = {"format": "A4", "scale": 0.8, "margin": {"top": "15mm", "bottom": "18mm", "left": "14mm", "right": "14mm"}}
+PAPER: dict[str, Any] = {
+    "format": "A4",
+    "scale": 0.8,
+    "margin": {"top": "15mm", "bottom": "18mm", "left": "14mm", "right": "14mm"},
+}
 FOOTER = '<div style="width: 100%; text-align: center; font-size: 8px"><span class="pageNumber"></span></div>'
 UNFOLD = "document.querySelectorAll('details').forEach(each => { each.open = true })"
 STYLE = """
