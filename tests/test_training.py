@@ -117,8 +117,8 @@ def train_slowly(pause_at: int) -> None:
 def test_killed_run_resumes_and_ends_with_the_weights_of_an_undisturbed_one(
     blocks: dict[str, Tensor], cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    # 3 steps an epoch, and 3 more losses an evaluation: the 14th loss is in the middle of the third epoch.
-    process = multiprocessing.get_context("spawn").Process(target=train_slowly, args=(14,))
+    # 3 steps an epoch, and 2 more losses an evaluation: the 12th loss is in the middle of the third epoch.
+    process = multiprocessing.get_context("spawn").Process(target=train_slowly, args=(12,))
     process.start()
     work_folders: list[Path] = []
     deadline = time.time() + 120
@@ -151,7 +151,7 @@ def test_loss_that_is_no_number_stops_with_the_last_good_state(blocks: dict[str,
     def break_in_third_epoch(*arguments: object) -> Tensor:
         nonlocal count
         count += 1
-        return original(*arguments) * (float("nan") if count == 14 else 1.0)
+        return original(*arguments) * (float("nan") if count == 12 else 1.0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.losses, "next_token_loss", break_in_third_epoch)
