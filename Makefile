@@ -10,7 +10,7 @@ NOTEBOOKS := $(wildcard book solutions exercises)
 CODE := $(wildcard hyperfit_course tools tests benchmarks book/_ext)
 BUILD := $(BIN)/jupyter-book build . -W --keep-going -q
 
-.PHONY: help setup assets book html slides pdf links serve test test-colab colab lint notebooks refresh set-repository results benchmarks clean
+.PHONY: help setup assets book html pdf links serve test test-colab colab lint notebooks refresh set-repository results benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -32,26 +32,23 @@ assets: setup ## fetch the model and the texts (about 1 minute, once)
 	@echo "Model and texts: about 1 minute the first time, then at once"
 	@$(BIN)/python -m hyperfit_course.assets
 
-book: assets ## run every notebook that changed and build the book (about 20 minutes the first time on 2 cores)
-	@echo "Notebooks: about 17 minutes the first time on 2 cores, then only those that changed"
+book: assets ## run every notebook that changed and build the book (15 to 35 minutes the first time on 2 cores)
+	@echo "Notebooks: 12 to 30 minutes the first time on 2 cores, then only those that changed"
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py seed --from executed
 	@$(MAKE) --no-print-directory pages
 
-html: setup ## build the book from the committed outputs, running nothing (about 20 seconds)
+html: setup ## build the book and its slides from the committed outputs, running nothing (about 40 seconds)
 	@$(BIN)/python tools/notebooks.py seed --from committed
 	@$(MAKE) --no-print-directory pages
 
 # After a failure Sphinx would not read the faulty page again and call the second build a success: forget what it read.
 .PHONY: pages
 pages:
-	@echo "Building the pages: about 20 seconds"
+	@echo "Building the pages and the slides: about 40 seconds"
 	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
-	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
-
-slides: setup ## make the slides of the chapters from the committed notebooks (about 15 seconds)
 	@$(BIN)/python tools/slides.py
-	@echo "The slides are in _build/html/slides"
+	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
 
 pdf: html ## print the book into _build/hyperfitting.pdf with Chromium (about a minute)
 	@$(BIN)/python tools/pdf.py

@@ -1,8 +1,8 @@
 """Make the slides: one deck a chapter, from the text and the executed notebook of that chapter.
 
-Each section gives a slide with the first words of its lists, and one slide for each table, formula, figure and first
-sample of text. The claims are a table. The prose of the section is in the speaker notes (key S). A quiz gives one slide
-a question, with the answers explained in the notes. Nothing is executed; the decks work offline.
+Each section gives a slide with the first sentences of its lists, and one slide for each table, formula and figure, and
+for the first sample of text. The claims are a table. The prose of the section is in the speaker notes (key S). A quiz
+gives one slide a question, with the answers explained in the notes. Nothing is executed; the decks work offline.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from notebook_pipeline.generate import page_code, read
 from notebook_pipeline.markdown import Page, Site
 from notebook_pipeline.project import PipelineError, Project
 
+MOST_ROWS = 12
 CONFIGURATION = """\
 project = "{title}"
 extensions = ["myst_parser", "sphinx_revealjs", "sphinx-mathjax-offline"]
@@ -38,6 +39,9 @@ STYLE = """\
 .reveal h1 { font-size: 2.2em; text-transform: none; }
 .reveal h2, .reveal h3 { font-size: 1.4em; text-transform: none; }
 .reveal table { font-size: 0.62em; }
+.reveal td p, .reveal th p { margin: 0; }
+.reveal table.dataframe { border: 0; font-size: 0.8em; }
+.reveal table.dataframe td { text-align: right; }
 .reveal th, .reveal td { padding: 0.15em 0.5em; }
 .reveal .hf-strips, .reveal .hf-prompts { font-size: 0.62em; text-align: left; }
 .reveal .hf-strip { line-height: 1.25; }
@@ -89,7 +93,7 @@ def deck(site: Site, source: Path, folder: Path) -> Iterator[str]:
         if cell.cell_type == "code":
             outputs = next(executed)
             shown += [write_figure(cell, data, folder, source) for data in images(outputs)]
-            shown += [f"```{{raw}} html\n{html}\n```" for html in samples(outputs)]
+            shown += [f"```{{raw}} html\n{html}\n```" for html in samples(outputs) + frames(outputs, cell)]
             shown += [claims(site.project, source)] if "record_claims(" in cell.source else []
             continue
         for part in re.split(r"^(?=##? )", cell.source, flags=re.M):
@@ -112,6 +116,13 @@ def samples(cell: NotebookNode) -> list[str]:
     return [html for html in found if 'class="hf-strips"' in html]
 
 
+def frames(outputs: NotebookNode, cell: NotebookNode) -> list[str]:
+    """The computed tables among a cell's outputs that fit on a slide; the claims have a shorter one of their own."""
+    found = [output.get("data", {}).get("text/html", "") for output in outputs.outputs]
+    fitting = [html for html in found if 'class="dataframe"' in html and html.count("<tr") <= MOST_ROWS]
+    return [] if "claim_table(" in cell.source else fitting
+
+
 def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> str:
     """Save a figure; returns the Markdown that shows it with its alt text."""
     settings = cell.metadata.get("mystnb", {})
@@ -125,6 +136,8 @@ def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> s
 def claims(project: Project, source: Path) -> str:
     """A table of the recorded claims of a chapter."""
     recorded = json.loads((project.root / "results" / "claims.json").read_text("utf8"))
+    chapter = source.read_text("utf8")
+    recorded.sort(key=lambda claim: chapter.find(f'"{claim["id"]}"'))
     lines = ["| claim | paper | here | holds |", "| --- | --- | --- | --- |"]
     for claim in recorded:
         if claim["chapter"] == source.stem:
@@ -153,7 +166,7 @@ def section(title: str, prose: str, outputs: list[str]) -> Iterator[str]:
 
 def first_sample_only(outputs: list[str]) -> list[str]:
     """What is shown of a section's outputs: of several texts of models, the first."""
-    texts = [output for output in outputs if output.startswith("```{raw}")]
+    texts = [output for output in outputs if 'class="hf-strips"' in output]
     return [output for output in outputs if output not in texts[1:]]
 
 
