@@ -36,18 +36,18 @@ book: assets ## run every notebook that changed and build the book (15 to 35 min
 	@echo "Notebooks: 12 to 30 minutes the first time on 2 cores, then only those that changed"
 	@$(BIN)/python tools/notebooks.py execute
 	@$(BIN)/python tools/notebooks.py seed --from executed
-	@$(MAKE) --no-print-directory pages
+	@$(MAKE) --no-print-directory pages FROM=executed
 
 html: setup ## build the book and its slides from the committed outputs, running nothing (about 40 seconds)
 	@$(BIN)/python tools/notebooks.py seed --from committed
-	@$(MAKE) --no-print-directory pages
+	@$(MAKE) --no-print-directory pages FROM=committed
 
 # After a failure Sphinx would not read the faulty page again and call the second build a success: forget what it read.
 .PHONY: pages
 pages:
 	@echo "Building the pages and the slides: about 40 seconds"
 	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
-	@$(BIN)/python tools/slides.py
+	@$(BIN)/python tools/slides.py --from $(FROM)
 	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
 
 pdf: html ## print the book into _build/hyperfitting.pdf with Chromium (about a minute)

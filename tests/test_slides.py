@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 
 import pytest
 import slides
 from notebook_pipeline.generate import page_code, read
-from notebook_pipeline.project import Project
+from notebook_pipeline.project import PipelineError, Project
 from playwright.sync_api import Page
 
 PROJECT = Project(Path(__file__).resolve().parent.parent)
@@ -65,3 +66,14 @@ def test_a_quiz_gives_a_slide_a_question_with_the_reasons_in_the_notes() -> None
         assert "- a) Yes" in shown
         assert "Right" not in shown
         assert "Right. So it is." in said
+
+
+def test_a_notebook_of_other_code_gives_no_slides(tmp_path: Path) -> None:
+    course = Project(tmp_path)
+    shutil.copytree(PROJECT.root / "book", tmp_path / "book")
+    for name in ("_config.yml", "_toc.yml", "pyproject.toml", "exercises", "solutions", "results"):
+        (tmp_path / name).symlink_to(PROJECT.root / name)
+    source = tmp_path / "book" / f"{CHAPTER}.md"
+    source.write_text(source.read_text("utf8").replace("seed=0", "seed=1"), "utf8")
+    with pytest.raises(PipelineError, match="does not match its text"):
+        slides.write_sources(course, tmp_path / "decks", just_executed=False)

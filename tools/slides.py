@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbformat import NotebookNode
-from notebook_pipeline.generate import page_code, read
+from notebook_pipeline.execute import CLAIMS
 from notebook_pipeline.markdown import Page, Site
 from notebook_pipeline.project import PipelineError, Project
+from notebooks import with_outputs
 
 MOST_ROWS = 12
 CONFIGURATION = """\
@@ -56,13 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = Path(__file__).resolve().parent.parent
     parser.add_argument("--root", type=Path, default=root, help="the course")
+    parser.add_argument("--from", dest="origin", choices=["executed", "committed"], default="committed")
     parser.add_argument("--out", type=Path, help="folder for the decks (default: _build/html/slides)")
     options = parser.parse_args(arguments)
     project = Project(options.root.resolve())
     source = project.root / "_build" / "slides"
     out = options.out or project.root / "_build" / "html" / "slides"
     try:
-        write_sources(project, source)
+        write_sources(project, source, options.origin == "executed")
     except PipelineError as error:
         print(error, file=sys.stderr)
         return 1
@@ -70,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     return subprocess.run([*command, "-d", source / ".doctrees"]).returncode
 
 
-def write_sources(project: Project, folder: Path) -> None:
-    """The decks as Markdown, with their figures, for Sphinx."""
+def write_sources(project: Project, folder: Path, just_executed: bool) -> None:
+    """The decks as Markdown for Sphinx, with the outputs of the last run or the committed ones."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "_static").mkdir(parents=True)
     (folder / "_static" / "slides.css").write_text(STYLE, "utf8")
@@ -79,22 +81,24 @@ def write_sources(project: Project, folder: Path) -> None:
     site = Site(project)
     chapters = [source for source in project.text_notebooks if source.parent.name == "book"]
     for source in chapters:
-        (folder / source.name).write_text("\n\n".join(deck(site, source, folder)) + "\n", "utf8")
+        (folder / source.name).write_text("\n\n".join(deck(site, source, folder, just_executed)) + "\n", "utf8")
     contents = "\n".join(source.stem for source in chapters)
     (folder / "index.md").write_text(f"# {project.config['title']}\n\n```{{toctree}}\n{contents}\n```\n", "utf8")
 
 
-def deck(site: Site, source: Path, folder: Path) -> Iterator[str]:
+def deck(site: Site, source: Path, folder: Path, just_executed: bool) -> Iterator[str]:
     """The slides of one deck, in order."""
-    cells = Page(site, source).cells()
-    executed = iter(page_code(read(source.with_suffix(".ipynb"))))
+    project = site.project
+    notebook = project.executed_path(source) if just_executed else source.with_suffix(".ipynb")
+    recorded = project.executed / CLAIMS.name if just_executed else project.root / CLAIMS
+    executed = (cell for cell in with_outputs(project, source, notebook).cells if cell.cell_type == "code")
     title, prose, shown = "", "", []
-    for cell in cells:
+    for cell in Page(site, source).cells():
         if cell.cell_type == "code":
-            outputs = next(executed)
-            shown += [write_figure(cell, data, folder, source) for data in images(outputs)]
-            shown += [f"```{{raw}} html\n{html}\n```" for html in samples(outputs) + frames(outputs, cell)]
-            shown += [claims(site.project, source)] if "record_claims(" in cell.source else []
+            cell = next(executed)
+            shown += [write_figure(cell, data, folder, source) for data in images(cell)]
+            shown += [f"```{{raw}} html\n{html}\n```" for html in samples(cell) + frames(cell)]
+            shown += [claims(recorded, source)] if "record_claims(" in cell.source else []
             continue
         for part in re.split(r"^(?=##? )", cell.source, flags=re.M):
             if part.startswith("#"):
@@ -116,9 +120,9 @@ def samples(cell: NotebookNode) -> list[str]:
     return [html for html in found if 'class="hf-strips"' in html]
 
 
-def frames(outputs: NotebookNode, cell: NotebookNode) -> list[str]:
+def frames(cell: NotebookNode) -> list[str]:
     """The computed tables among a cell's outputs that fit on a slide; the claims have a shorter one of their own."""
-    found = [output.get("data", {}).get("text/html", "") for output in outputs.outputs]
+    found = [output.get("data", {}).get("text/html", "") for output in cell.outputs]
     fitting = [html for html in found if 'class="dataframe"' in html and html.count("<tr") <= MOST_ROWS]
     return [] if "claim_table(" in cell.source else fitting
 
@@ -133,9 +137,9 @@ def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> s
     return f"![{alt}]({path.name})"
 
 
-def claims(project: Project, source: Path) -> str:
-    """A table of the recorded claims of a chapter."""
-    recorded = json.loads((project.root / "results" / "claims.json").read_text("utf8"))
+def claims(path: Path, source: Path) -> str:
+    """A table of the recorded claims of a chapter, in the order of the chapter."""
+    recorded = json.loads(path.read_text("utf8"))
     chapter = source.read_text("utf8")
     recorded.sort(key=lambda claim: chapter.find(f'"{claim["id"]}"'))
     lines = ["| claim | paper | here | holds |", "| --- | --- | --- | --- |"]
