@@ -11,7 +11,7 @@ TRAINING := book/02_hyperfitting.ipynb
 CODE := $(wildcard hyperfit_course tools tests benchmarks book/_ext)
 BUILD := $(BIN)/jupyter-book build . -W --keep-going -q
 # Two at a time, each on half of the cores: a text that is written token by token does not keep two cores busy.
-IN_PAIRS := OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )) $(BIN)/python -m pytest -q -n 2
+IN_PAIRS := OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 )) $(BIN)/python -m pytest -q -n 2 --dist loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 1800
 
 .PHONY: help setup assets book html pdf links serve test test-colab colab lint notebooks refresh set-repository results benchmarks clean
@@ -68,12 +68,12 @@ serve: ## show the built book at http://localhost:8000 (another port: make serve
 
 test: assets lint ## check code, notebooks and every output they promise (15 to 35 minutes on 2 cores)
 	@echo "Unit tests: 2 to 5 minutes"
-	@$(IN_PAIRS) --dist loadgroup -rs tests
+	@$(IN_PAIRS) -rs tests
 	@$(BIN)/python tools/notebooks.py check
 	@echo "The notebook that trains the model: 1 minute, and 3 to 10 more if the model is not in the cache"
 	@$(BIN)/python -m pytest -q $(NBVAL) $(TRAINING)
 	@echo "Every other committed notebook, cell by cell: 5 to 15 minutes"
-	@$(IN_PAIRS) --dist loadfile $(NBVAL) --ignore $(TRAINING) $(NOTEBOOKS)
+	@$(IN_PAIRS) $(NBVAL) --ignore $(TRAINING) $(NOTEBOOKS)
 
 test-colab: assets ## run two chapters and an exercise with the packages that Google Colab ships (5 to 10 minutes)
 	@$(BIN)/python -m pytest -q -m colab tests/test_colab_simulation.py

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = list(EXERCISES["01"])
 TTR = "def type_token_ratio(tokens):\n    return len(set(tokens)) / len(tokens)"
 POINTS = EXERCISES["01"]["type_token_ratio"]
-pytestmark = pytest.mark.xdist_group("grading")  # all look at one run of the grader, which takes a minute
 
 
 def notebook(*cells: str) -> str:
