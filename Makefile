@@ -103,6 +103,7 @@ results: assets ## authors: record seeds, sweeps and arms in results/ (about 3 h
 benchmarks: assets ## measure speed and memory against other libraries (about 30 minutes)
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/late_stage.py
+	@$(BIN)/python benchmarks/full_step.py
 	@$(BIN)/python benchmarks/match_temperature.py
 
 clean: ## remove what was built; .venv and the fetched model stay
