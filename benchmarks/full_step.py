@@ -35,6 +35,8 @@ from hyperfit_course.losses import next_token_loss
 from hyperfit_course.training import training_precision
 
 LOSSES = {"plain": False, "chunked": True}
+STEPS = 3
+"""Steps that are timed."""
 
 
 def optimizer_of(model: PreTrainedModel) -> torch.optim.Optimizer:
@@ -47,7 +49,7 @@ def optimizer_of(model: PreTrainedModel) -> torch.optim.Optimizer:
     return optimizer
 
 
-def seconds_by_stage(model: PreTrainedModel, batch: Tensor, chunked: bool, steps: int) -> dict[str, float]:
+def seconds_by_stage(model: PreTrainedModel, batch: Tensor, chunked: bool) -> dict[str, float]:
     """Medians over steps, after one that warms up."""
     accelerator = Accelerator(mixed_precision=training_precision(model.device), cpu=model.device.type == "cpu")
     optimizer, taken = optimizer_of(model), defaultdict(list)
@@ -62,7 +64,7 @@ def seconds_by_stage(model: PreTrainedModel, batch: Tensor, chunked: bool, steps
         mark = now
 
     hook = body_of(model).register_forward_hook(lambda *_: end("blocks"))
-    for _ in range(steps + 1):
+    for _ in range(STEPS + 1):
         mark = time.perf_counter()
         with accelerator.autocast():
             loss = next_token_loss(model, batch, chunked)
@@ -95,22 +97,19 @@ def megabytes_by_kind(model: PreTrainedModel, batch: Tensor, chunked: bool) -> d
 
 def main() -> None:
     """Profile the step with both losses."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default: 5)")
-    steps = parser.parse_args().steps
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     model, blocks = model_and_blocks()
     batch = blocks["train"][: CONFIG.batch_size].to(model.device)
-    of_step = products(WAYS["ours-full"]) * len(batch) / len(blocks["train"])
+    of_products = products(WAYS["ours-full"]) * len(batch) / len(blocks["train"]) / gemm_rate()
     rows: list[dict[str, Any]] = []
     for name, chunked in LOSSES.items():
-        seconds = seconds_by_stage(model, batch, chunked, steps)
+        seconds = seconds_by_stage(model, batch, chunked)
         rows.append(
             {
                 "way": f"{name} loss",
                 "precision": training_precision(model.device),
                 "tokens_a_step": batch.numel(),
-                "seconds": seconds
-                | {"all": round(sum(seconds.values()), 3), "products": round(of_step / gemm_rate(), 3)},
+                "seconds": seconds | {"all": round(sum(seconds.values()), 3), "products": round(of_products, 3)},
                 "megabytes_in_bf16": megabytes_by_kind(model, batch, chunked),
             }
         )
