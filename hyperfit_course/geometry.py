@@ -10,6 +10,7 @@ the last hidden state, and the two are easily mixed up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +30,17 @@ GROUPS = 32
 """Most groups of texts whose moments are held apart; the bootstrap redraws groups."""
 RESAMPLES = 50
 """Redrawn sets of texts, enough to know a standard error to 10 %."""
-MOMENT_MEMORY = 2 << 30
+MOMENT_MEMORY = 3 << 30
 """Bytes of moments that are held at a time; where all places need more, the texts are read several times."""
+TEXTS_AT_ONCE = 4
+"""Texts that are read together: enough to keep a processor busy, and few enough for a small memory."""
 SKIP = 1
 """Positions left out at the start of every text. The first one has no context; in many models its state is so much
 longer than all others that it would decide the covariance alone (Sun et al., 2024, on massive activations)."""
 NEIGHBOUR_POINTS = 1000
 """Positions among which nearest neighbours are looked for."""
+LENS_STEP = 4
+"""The logit lens reads every fourth position of a text: the head, once for every block, is its whole cost."""
 
 
 class GeometryError(ValueError):
@@ -49,7 +54,7 @@ def place_names(model: CausalLM) -> list[str]:
 
 @torch.no_grad()
 def stream_states(model: CausalLM, texts: Tensor) -> Iterator[list[Tensor]]:
-    """The residual stream after every block, and the output of the final norm, one text at a time.
+    """The residual stream after every block, and the output of the final norm, text by text.
 
     Args:
         model: a causal language model of any family.
@@ -60,13 +65,14 @@ def stream_states(model: CausalLM, texts: Tensor) -> Iterator[list[Tensor]]:
     """
     parts = anatomy(model)
     seen: list[Tensor] = []
-    for text in texts:
+    for batch in texts.split(TEXTS_AT_ONCE):
         with contextlib.ExitStack() as hooks:
             for module in (*parts.blocks, parts.final_norm):
-                hook = module.register_forward_hook(lambda m, i, output: seen.append(hidden_state(output)[0]))
+                hook = module.register_forward_hook(lambda m, i, output: seen.append(hidden_state(output)))
                 hooks.callback(hook.remove)
-            parts.body(input_ids=text[None].to(unwrapped(model).device), use_cache=False)
-        yield [states.float().cpu() for states in seen]
+            parts.body(input_ids=batch.to(unwrapped(model).device), use_cache=False)
+        for text in range(len(batch)):
+            yield [states[text].float().cpu() for states in seen]
         seen.clear()
 
 
@@ -87,7 +93,7 @@ def participation_ratio(covariance: Tensor) -> Tensor:
         Shape (...).
     """
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return trace**2 / covariance.square().sum(dim=(-2, -1))
+    return (trace / torch.linalg.matrix_norm(covariance)) ** 2
 
 
 def effective_rank(covariance: Tensor) -> Tensor:
@@ -134,8 +140,8 @@ class Moments:
     """Shape (groups, d)."""
     scatters: Tensor
     """Sums of ``(x - mean)(x - mean)^T`` over a group's positions, shape (groups, d, d)."""
-    distances: Tensor
-    """Of some points the distances to their first and second nearest neighbour, shape (points, 2)."""
+    points: Tensor
+    """A sample of the states, shape (points, d)."""
     group_of_point: Tensor
     """The group of each of these points, shape (points,)."""
 
@@ -144,10 +150,11 @@ class Moments:
         if weights is None:
             return self.covariance(torch.ones(1, len(self.counts)))[0]
         number = weights * self.counts
-        shares = number / number.sum(dim=1, keepdim=True)
-        within = (weights @ self.scatters.flatten(1)).view(-1, *self.scatters.shape[1:])
+        total = number.sum(dim=1, keepdim=True)
+        shares = number / total
+        within = (weights / total) @ self.scatters.flatten(1)
         apart = (self.means - (shares @ self.means)[:, None]) * shares.sqrt()[..., None]
-        return within / number.sum(dim=1)[:, None, None] + apart.mT @ apart
+        return within.view(-1, *self.scatters.shape[1:]).baddbmm_(apart.mT, apart)
 
     def uncentred(self, weights: Tensor, covariances: Tensor) -> Tensor:
         """Second moments around zero, from the covariances for these weights; shape (sets, d, d)."""
@@ -162,8 +169,18 @@ class Moments:
         """
         from skdim.id import TwoNN  # it compiles for seconds when imported
 
-        chosen = self.distances.repeat_interleave(weights[self.group_of_point].long(), dim=0)
+        distances, groups = self._neighbours
+        chosen = distances.repeat_interleave(weights[groups].long(), dim=0)
         return float(TwoNN(dist=True).fit(chosen.numpy()).dimension_)
+
+    @functools.cached_property
+    def _neighbours(self) -> tuple[Tensor, Tensor]:
+        """Distances of the points to their two nearest neighbours, shape (points, 2), and the groups of the points."""
+        points = self.points.numpy()
+        # The nearest point to each is itself.
+        distances, _ = NearestNeighbors(n_neighbors=3, algorithm="brute").fit(points).kneighbors(points)
+        apart = torch.from_numpy(distances[:, 1] > 0)  # equal tokens in equal contexts have no distance
+        return torch.from_numpy(distances[:, 1:].astype(np.float64))[apart], self.group_of_point[apart]
 
 
 def layer_states(
@@ -187,32 +204,45 @@ def layer_states(
     Warns:
         UserWarning: there are no more positions than dimensions, which bounds every measure of dimension.
     """
-    if len(texts) < 2:
-        raise GeometryError("The geometry needs two texts at least: intervals come from redrawing them.")
-    length = texts.shape[1] - skip
-    if length < 1:
-        raise GeometryError(
-            f"Texts of {texts.shape[1]} tokens have none left without the first {skip}: give longer ones."
-        )
     names = place_names(model)
-    places = range(len(names)) if places is None else places
-    groups = min(GROUPS, len(texts))
-    of_text = torch.arange(len(texts)) * groups // len(texts)
-    positions = len(texts) * length
-    sampled = torch.linspace(0, positions - 1, min(NEIGHBOUR_POINTS, positions)).long()
-    collected = {place: _Collector(groups) for place in places}
-    for number, states in enumerate(stream_states(model, texts)):
-        inside = sampled[sampled // length == number] % length
-        for place, collector in collected.items():
-            collector.add(int(of_text[number]), states[place][skip:], inside)
-    dimensions = next(iter(collected.values())).means.shape[1]
-    if positions <= dimensions:
-        warnings.warn(
-            f"{positions} positions are too few for {dimensions} dimensions: no participation ratio or rank can "
-            f"come out above {positions - 1}. Give more or longer texts.",
-            stacklevel=2,
-        )
-    return {names[place]: collector.finished() for place, collector in collected.items()}
+    collection = _Collection(texts, range(len(names)) if places is None else places, skip)
+    for states in stream_states(model, texts):
+        collection.add(states)
+    return {names[place]: moments for place, moments in collection.finished().items()}
+
+
+class _Collection:
+    """Adds up the moments of one model at some places, text by text."""
+
+    def __init__(self, texts: Tensor, places: Sequence[int], skip: int) -> None:
+        if len(texts) < 2:
+            raise GeometryError("The geometry needs two texts at least: intervals come from redrawing them.")
+        self.length = texts.shape[1] - skip
+        if self.length < 1:
+            raise GeometryError(
+                f"Texts of {texts.shape[1]} tokens have none left without the first {skip}: give longer ones."
+            )
+        groups = min(GROUPS, len(texts))
+        self.skip, self.positions, self.read = skip, len(texts) * self.length, 0
+        self.group_of_text = (torch.arange(len(texts)) * groups // len(texts)).tolist()
+        self.sampled = torch.linspace(0, self.positions - 1, min(NEIGHBOUR_POINTS, self.positions)).long()
+        self.collectors = {place: _Collector(groups) for place in places}
+
+    def add(self, states: list[Tensor]) -> None:
+        inside = self.sampled[self.sampled // self.length == self.read] % self.length
+        for place, collector in self.collectors.items():
+            collector.add(self.group_of_text[self.read], states[place][self.skip :], inside)
+        self.read += 1
+
+    def finished(self) -> dict[int, Moments]:
+        dimensions = next(iter(self.collectors.values())).means.shape[1]
+        if self.positions <= dimensions:
+            warnings.warn(
+                f"{self.positions} positions are too few for {dimensions} dimensions: no participation ratio or rank "
+                f"can come out above {self.positions - 1}. Give more or longer texts.",
+                stacklevel=3,
+            )
+        return {place: collector.finished() for place, collector in self.collectors.items()}
 
 
 class _Collector:
@@ -240,17 +270,7 @@ class _Collector:
         self.groups += [group] * len(sampled)
 
     def finished(self) -> Moments:
-        points = torch.cat(self.points)
-        # The nearest point to each is itself.
-        distances, _ = NearestNeighbors(n_neighbors=3, algorithm="brute").fit(points.numpy()).kneighbors(points.numpy())
-        apart = distances[:, 1] > 0  # equal tokens in equal contexts have no distance
-        return Moments(
-            self.counts,
-            self.means,
-            self.scatters,
-            torch.from_numpy(distances[apart, 1:].astype(np.float64)),
-            torch.tensor(self.groups)[torch.from_numpy(apart)],
-        )
+        return Moments(self.counts, self.means, self.scatters, torch.cat(self.points), torch.tensor(self.groups))
 
 
 MEASURES: dict[str, Callable[[Moments, Tensor, Tensor], Tensor]] = {
@@ -301,52 +321,13 @@ def measure_layers(
     Raises:
         GeometryError: there are fewer than two texts, or they are too short.
     """
-    names = place_names(model)
-    at_once = max(1, MOMENT_MEMORY // (min(GROUPS, len(texts)) * _width(model) ** 2 * 4))
-    frames = []
-    for start in range(0, len(names), at_once):
-        places = range(start, min(start + at_once, len(names)))
-        for place, moments in zip(places, layer_states(model, texts, places, skip).values(), strict=True):
-            frames.append(measure(moments, measures).assign(place=names[place], depth=place))
-    return pd.concat(frames, ignore_index=True)[["place", "depth", "measure", "value", "low", "high"]]
-
-
-def _width(model: CausalLM) -> int:
-    """d, the number of dimensions of the residual stream."""
-    return int(model.config.get_text_config().hidden_size)
-
-
-def distances(base: CausalLM, tuned: CausalLM, texts: Tensor) -> pd.DataFrame:
-    """How far a model's states are from another's on the same texts, at every place.
-
-    Returns:
-        Columns as of :func:`measure_layers`. The measures are ``cosine`` (between the two states of a position) and
-        ``L2`` (length of their difference), means over positions but the first, with bootstrap intervals over texts.
-
-    Raises:
-        GeometryError: the models differ in depth or width.
-    """
-    names = place_names(base)
-    if names != place_names(tuned) or _width(base) != _width(tuned):
-        raise GeometryError("The two models differ in depth or width: compare a model with a tuned copy of itself.")
-    of_text: dict[tuple[int, str], list[float]] = {}
-    for ours, theirs in zip(stream_states(base, texts), stream_states(tuned, texts), strict=True):
-        for place, (before, after) in enumerate(zip(ours, theirs, strict=True)):
-            before, after = before[SKIP:], after[SKIP:]
-            cosine = torch.cosine_similarity(before, after, dim=-1).mean().item()
-            of_text.setdefault((place, "cosine"), []).append(cosine)
-            of_text.setdefault((place, "L2"), []).append((after - before).norm(dim=-1).mean().item())
-    rows = []
-    for (place, name), values in of_text.items():
-        interval = dict(zip(("value", "low", "high"), bootstrap_interval(values), strict=True))
-        rows.append({"place": names[place], "depth": place, "measure": name, **interval})
-    return pd.DataFrame(rows)
+    return _measured([model], texts, measures, skip)[0]
 
 
 def compare_layers(
     base: CausalLM, tuned: CausalLM, texts: Tensor, measures: Sequence[str] = tuple(MEASURES)
 ) -> pd.DataFrame:
-    """The measures at every place of two models, and the distances between them.
+    """The measures at every place of two models, and how far their states are from each other.
 
     Args:
         base: the model before training.
@@ -355,16 +336,70 @@ def compare_layers(
         measures: names from :data:`MEASURES`.
 
     Returns:
-        The columns of :func:`measure_layers`, and ``model``: ``base``, ``tuned``, or ``both`` for distances.
+        The columns of :func:`measure_layers`, and ``model``: ``base`` or ``tuned``. Rows with the model ``both`` have
+        the measures ``cosine`` (between the two states of a position) and ``L2`` (length of their difference): means
+        over positions but the first, with bootstrap intervals over texts.
 
     Raises:
         GeometryError: there are fewer than two texts, they are too short, or the models differ in depth or width.
     """
-    between = distances(base, tuned, texts).assign(model="both")
-    frames = [
-        measure_layers(model, texts, measures).assign(model=name) for name, model in (("base", base), ("tuned", tuned))
-    ]
-    return pd.concat([*frames, between], ignore_index=True)
+    names = place_names(base)
+    if names != place_names(tuned) or _width(base) != _width(tuned):
+        raise GeometryError("The two models differ in depth or width: compare a model with a tuned copy of itself.")
+    between = _Distances(names)
+    of_base, of_tuned = _measured([base, tuned], texts, measures, SKIP, between.add)
+    frames = {"base": of_base, "tuned": of_tuned, "both": between.frame()}
+    return pd.concat([frame.assign(model=model) for model, frame in frames.items()], ignore_index=True)
+
+
+def _measured(
+    models: Sequence[CausalLM],
+    texts: Tensor,
+    measures: Sequence[str],
+    skip: int,
+    watch: Callable[..., None] = lambda *states: None,
+) -> list[pd.DataFrame]:
+    """Measures at every place of models of one shape; ``watch`` sees the states of all of them, text by text."""
+    names = place_names(models[0])
+    at_once = max(1, MOMENT_MEMORY // (len(models) * min(GROUPS, len(texts)) * _width(models[0]) ** 2 * 4))
+    frames: list[list[pd.DataFrame]] = [[] for _ in models]
+    for start in range(0, len(names), at_once):
+        collections = [_Collection(texts, range(len(names))[start : start + at_once], skip) for _ in models]
+        for states in zip(*(stream_states(model, texts) for model in models), strict=True):
+            for collection, of_model in zip(collections, states, strict=True):
+                collection.add(of_model)
+            if start == 0:
+                watch(*states)
+        for done, collection in zip(frames, collections, strict=True):
+            for place, moments in collection.finished().items():
+                done.append(measure(moments, measures).assign(place=names[place], depth=place))
+    columns = ["place", "depth", "measure", "value", "low", "high"]
+    return [pd.concat(done, ignore_index=True)[columns] for done in frames]
+
+
+def _width(model: CausalLM) -> int:
+    """d, the number of dimensions of the residual stream."""
+    return int(model.config.get_text_config().hidden_size)
+
+
+class _Distances:
+    """Collects how far the states of two models are from each other, text by text."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.of_place: list[tuple[str, dict[str, list[float]]]] = [(name, {"cosine": [], "L2": []}) for name in names]
+
+    def add(self, ours: list[Tensor], theirs: list[Tensor]) -> None:
+        for (_, values), before, after in zip(self.of_place, ours, theirs, strict=True):
+            before, after = before[SKIP:], after[SKIP:]
+            values["cosine"].append(torch.cosine_similarity(before, after, dim=-1).mean().item())
+            values["L2"].append((after - before).norm(dim=-1).mean().item())
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(
+            _interval_row(name, depth, measure, of_text)
+            for depth, (name, values) in enumerate(self.of_place)
+            for measure, of_text in values.items()
+        )
 
 
 @torch.no_grad()
@@ -372,23 +407,23 @@ def logit_lens(model: CausalLM, texts: Tensor) -> pd.DataFrame:
     """From which block on the final norm and the head would already give the model's own next token.
 
     The stream after each block is sent through the final norm and the head as if it were the last
-    (nostalgebraist, 2020).
+    (nostalgebraist, 2020), at every fourth position after the first.
 
     Returns:
         ``place``, ``depth``, ``measure`` (always ``same token``), ``value`` (share of positions at which the most
         probable token is the final one), ``low`` and ``high`` (bootstrap over texts).
     """
-    parts, names = anatomy(model), place_names(model)
-    device = unwrapped(model).device
-    shares: dict[int, list[float]] = {place: [] for place in range(len(names))}
-    for states in stream_states(model, texts):
-        final = parts.head(states[-1].to(device)).argmax(dim=-1)
-        for place, stream in enumerate(states[:-1]):
-            token = parts.head(parts.final_norm(stream.to(device))).argmax(dim=-1)
-            shares[place].append((token == final).double().mean().item())
-        shares[len(names) - 1].append(1.0)
-    rows = [(place, *bootstrap_interval(values)) for place, values in shares.items()]
+    parts = anatomy(model)
+    read = [torch.stack(states)[:, SKIP::LENS_STEP] for states in stream_states(model, texts)]
+    *streams, normed = torch.stack(read, dim=1).to(unwrapped(model).device)  # each (texts, positions, d)
+    tokens = [parts.head(state).argmax(dim=-1) for state in (*map(parts.final_norm, streams), normed)]
     return pd.DataFrame(
-        {"place": names[place], "depth": place, "measure": "same token", "value": value, "low": low, "high": high}
-        for place, value, low, high in rows
+        _interval_row(place, depth, "same token", (token == tokens[-1]).double().mean(dim=1))
+        for depth, (place, token) in enumerate(zip(place_names(model), tokens, strict=True))
     )
+
+
+def _interval_row(place: str, depth: int, measure: str, of_text: list[float] | Tensor) -> dict[str, str | float]:
+    """The mean over texts with its bootstrap interval, as a row of a frame."""
+    value, low, high = bootstrap_interval(of_text)
+    return {"place": place, "depth": depth, "measure": measure, "value": value, "low": low, "high": high}

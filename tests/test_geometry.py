@@ -16,7 +16,6 @@ from hyperfit_course.geometry import (
     GeometryError,
     Moments,
     compare_layers,
-    distances,
     effective_rank,
     layer_states,
     logit_lens,
@@ -218,8 +217,17 @@ def test_more_texts_than_groups_are_shared_out(texts: Tensor, monkeypatch: pytes
 def test_places_read_a_few_at_a_time_give_the_same(texts: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FAMILIES["llama"]()
     expected = measure_layers(model, texts)
+    both = compare_layers(model, FAMILIES["qwen2"](), texts)
     monkeypatch.setattr(geometry, "MOMENT_MEMORY", 2 * 4 * 32**2 * 4)  # two places of four texts
     pd.testing.assert_frame_equal(measure_layers(model, texts), expected)
+    pd.testing.assert_frame_equal(compare_layers(model, FAMILIES["qwen2"](), texts), both)
+
+
+def test_texts_read_together_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, texts = FAMILIES["gpt2"](), torch.randint(0, 64, (5, 12), generator=torch.Generator().manual_seed(9))
+    together = list(stream_states(model, texts))
+    monkeypatch.setattr(geometry, "TEXTS_AT_ONCE", 1)
+    torch.testing.assert_close(together, list(stream_states(model, texts)))
 
 
 def test_compare_layers_gives_one_frame(texts: Tensor) -> None:
@@ -241,14 +249,15 @@ def test_compare_layers_gives_one_frame(texts: Tensor) -> None:
 
 def test_distances_of_known_states(texts: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     states = {
-        "base": [[torch.tensor([[9.0, 9.0], [3.0, 0.0]])] * 5] * 2,
-        "tuned": [[torch.tensor([[1.0, -9.0], [3.0, 4.0]])] * 5] * 2,
+        "base": [[torch.tensor([[9.0, 9.0], [3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])] * 5] * 2,
+        "tuned": [[torch.tensor([[1.0, -9.0], [3.0, 4.0], [0.0, 4.0], [-1.0, 1.0]])] * 5] * 2,
     }
     base, tuned = FAMILIES["llama"](), FAMILIES["llama"]()
     monkeypatch.setattr(geometry, "stream_states", lambda model, _: states["base" if model is base else "tuned"])
-    values = distances(base, tuned, texts).groupby("measure")["value"].first()
-    assert values["cosine"] == pytest.approx(0.6)
-    assert values["L2"] == pytest.approx(4)
+    frame = compare_layers(base, tuned, texts[:2, :4], ["participation ratio"])
+    values = frame.groupby(["measure", "place"])["value"].first().unstack()
+    assert values.loc["cosine"].tolist() == pytest.approx([(0.6 + 1 + 0) / 3] * 5)
+    assert values.loc["L2"].tolist() == pytest.approx([(4 + 2 + 2) / 3] * 5)
 
 
 def test_logit_lens_ends_at_the_models_own_token(texts: Tensor) -> None:
@@ -263,6 +272,17 @@ def test_logit_lens_ends_at_the_models_own_token(texts: Tensor) -> None:
     assert (logit_lens(model, texts)["value"] == 1).all(), "blocks that add nothing leave the first token as it is"
 
 
+def test_logit_lens_counts_every_fourth_position_after_the_first(texts: Tensor) -> None:
+    model = FAMILIES["llama"]()
+    with torch.no_grad():
+        reported = model(input_ids=texts, output_hidden_states=True)
+        token = model.lm_head(model.model.norm(reported.hidden_states[2])).argmax(dim=-1)
+    same = (token == reported.logits.argmax(dim=-1)).double()
+    assert 0 < same.mean() < 1
+    value = logit_lens(model, texts).set_index("place")["value"]["block 1"]
+    assert value == pytest.approx(same[:, [1, 5, 9]].mean().item())
+
+
 def test_one_text_is_refused(texts: Tensor) -> None:
     with pytest.raises(GeometryError, match="two texts at least"):
         layer_states(FAMILIES["llama"](), texts[:1])
@@ -272,7 +292,7 @@ def test_one_text_is_refused(texts: Tensor) -> None:
 
 def test_models_of_other_shape_are_refused(texts: Tensor) -> None:
     with pytest.raises(GeometryError, match="differ in depth or width"):
-        distances(FAMILIES["llama"](), FAMILIES["llama"](blocks=3), texts)
+        compare_layers(FAMILIES["llama"](), FAMILIES["llama"](blocks=3), texts)
 
 
 def test_too_few_positions_are_warned_about() -> None:
