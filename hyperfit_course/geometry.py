@@ -83,8 +83,8 @@ def participation_ratio(covariance: Tensor) -> Tensor:
     """How many dimensions share the variance: ``(sum of the eigenvalues)^2 / sum of their squares``.
 
     d for a ball in d dimensions, 1 for a line. With eigenvalues 3 and 1 it is 16 / 10. It equals
-    ``trace(C)^2 / trace(C @ C)``, so no eigenvalues are needed. Li et al. (2026) call it effective dimension; the
-    measure is common in neuroscience (Gao et al., 2017).
+    ``trace(C)^2 / trace(C @ C)``, so no eigenvalues are needed; and ``trace(C @ C)`` is the square of the Frobenius
+    norm of C. Li et al. (2026) call it effective dimension; the measure is common in neuroscience (Gao et al., 2017).
 
     Args:
         covariance: symmetric, shape (..., d, d).
@@ -255,7 +255,7 @@ class _Collector:
         self.groups: list[int] = []
 
     def add(self, group: int, states: Tensor, sampled: Tensor) -> None:
-        if not self.groups:
+        if not self.means.numel():
             d = states.shape[1]
             self.means, self.scatters = torch.zeros(len(self.counts), d), torch.zeros(len(self.counts), d, d)
         # Around the text's own mean first: in float32 a large mean would swallow a small variance.
