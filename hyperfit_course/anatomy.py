@@ -7,6 +7,7 @@ residual stream, a final norm, and a head that turns the stream into logits. The
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,10 +26,9 @@ class AnatomyError(ValueError):
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of a causal language model, in the order in which the data pass them."""
+    """The parts of a causal language model; ``body`` is everything but the head (:func:`body_of`)."""
 
     body: nn.Module
-    """Everything but the head: called with ``input_ids``, it gives the output of the final norm first."""
     blocks: nn.ModuleList
     final_norm: nn.Module
     head: nn.Module
@@ -50,22 +50,12 @@ def blocks_of(model: CausalLM) -> nn.ModuleList:
     Raises:
         AnatomyError: the model has no list of blocks.
     """
-    return _block_list(model)[1]
-
-
-def _block_list(model: CausalLM) -> tuple[nn.Module, nn.ModuleList]:
-    """The blocks and the module that holds them."""
-    found = [
-        (parent, child)
-        for parent in body_of(model).modules()
-        for child in parent.children()
-        if isinstance(child, nn.ModuleList) and len({type(block) for block in child}) == 1
-    ]
+    lists = [module for module in body_of(model).modules() if isinstance(module, nn.ModuleList)]
+    found = [modules for modules in lists if len({type(module) for module in modules}) == 1]
     if not found:
-        raise AnatomyError(
-            f"No blocks were found in {type(unwrapped(model)).__name__}: expected a list of modules of one class."
-        )
-    return max(found, key=lambda pair: sum(parameter.numel() for parameter in pair[1].parameters()))
+        name = type(unwrapped(model)).__name__
+        raise AnatomyError(f"No blocks were found in {name}: expected a list of modules of one class.")
+    return max(found, key=lambda modules: sum(parameter.numel() for parameter in modules.parameters()))
 
 
 @torch.no_grad()
@@ -75,30 +65,25 @@ def anatomy(model: CausalLM) -> Anatomy:
     Raises:
         AnatomyError: the model has no blocks, no norm after them, or no head.
     """
-    parent, blocks = _block_list(model)
+    body, blocks, head = body_of(model), blocks_of(model), unwrapped(model).get_output_embeddings()
     name = type(unwrapped(model)).__name__
-    head = unwrapped(model).get_output_embeddings()
     if head is None:
         raise AnatomyError(f"{name} has no head that gives logits: load it as a causal language model.")
     order: list[nn.Module] = []
-    candidates = [child for child in parent.children() if child is not blocks]
-    hooks = [module.register_forward_hook(lambda m, *_: order.append(m)) for module in [blocks[-1], *candidates]]
-    try:
-        body_of(model)(input_ids=torch.zeros(1, 1, dtype=torch.long, device=unwrapped(model).device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    parent = next(module for module in body.modules() if blocks in module.children())
+    watched = [blocks[-1], *(child for child in parent.children() if child is not blocks)]
+    with contextlib.ExitStack() as hooks:
+        for module in watched:
+            hooks.enter_context(module.register_forward_hook(lambda m, *_: order.append(m)))
+        body(input_ids=torch.zeros(1, 1, dtype=torch.long, device=unwrapped(model).device), use_cache=False)
     after = order[order.index(blocks[-1]) + 1 :] if blocks[-1] in order else []
     if not after:
         raise AnatomyError(f"{name} applies no norm after its last block, and the course's measures look for one.")
-    return Anatomy(body_of(model), blocks, after[-1], head)
+    return Anatomy(body, blocks, after[-1], head)
 
 
 def linears_of(block: nn.Module) -> dict[str, nn.Module]:
-    """The linear maps of a block by their names in it: modules without parts that have a weight matrix.
-
-    This finds the ``Conv1D`` of GPT-2 as well, which is a linear map by another name.
-    """
+    """Linear maps of a block by their names: modules without parts that have a matrix (so GPT-2's ``Conv1D`` too)."""
     return {
         name: module
         for name, module in block.named_modules()

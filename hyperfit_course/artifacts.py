@@ -1,22 +1,17 @@
 """Has this been made already? A cache of files named by what they were made from.
 
-An *artifact* is a folder of files (a model, a training history) that is expensive to make and depends on nothing
-but its key: a dictionary of settings and of fingerprints of the inputs. The folder's name is a hash of that key, so
-another key is another folder, and nothing is ever overwritten.
-
-- It appears all at once: files are made in a work folder beside it, which is renamed when everything is there.
-- Only one process makes it; others that ask for it wait.
-- The work folder outlives a killed process, so that long work can go on from its last checkpoint.
-- Size and SHA-256 of every file are recorded. What does not match is thrown away and made again, never loaded.
+An *artifact* is a folder of files (a model, a training history) that is expensive to make and depends on nothing but
+its key: settings, and fingerprints of the inputs. A hash of the key names the folder, so nothing is overwritten. It is
+made by one process, in a work folder beside it that is renamed when everything is there; others wait. The work folder
+outlives a killed process, so that long work can go on from its last checkpoint. Size and SHA-256 of every file are
+recorded. What does not match is thrown away and made again, never loaded.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import errno
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -25,18 +20,15 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import platformdirs
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 CACHE_VARIABLE = "HYPERFIT_CACHE"
 MANIFEST = "manifest.json"
-LATEST = "latest.json"
 
 
 class CacheError(RuntimeError):
@@ -46,8 +38,7 @@ class CacheError(RuntimeError):
 def cache_dir() -> Path:
     """Folder of everything that is fetched or trained, made on first use.
 
-    The environment variable ``HYPERFIT_CACHE`` names another one (an absolute path, or one relative to the
-    current folder).
+    The environment variable ``HYPERFIT_CACHE`` names another one (absolute, or relative to the current folder).
 
     Raises:
         CacheError: the folder cannot be made or written to.
@@ -56,9 +47,7 @@ def cache_dir() -> Path:
     path = path.expanduser().absolute()
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        # os.access says yes to root on read-only mounts, so try it.
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        tempfile.TemporaryFile(dir=path).close()  # os.access says yes to root on read-only mounts, so try it
     return path
 
 
@@ -114,20 +103,11 @@ def key_digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def code_digest(*modules: ModuleType) -> str:
-    """Hash of the code of some modules, for keys: what comes out of other code is another artifact.
-
-    It is taken over the syntax tree, so comments and layout do not count.
-    """
-    trees = [ast.dump(ast.parse(inspect.getsource(module))) for module in modules]
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
-
-
 def artifact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
-    """The folder of an artifact, made if it is not there yet.
+    """The folder of an artifact, made if it is not there yet; artifacts of a kind share a folder of the cache.
 
     Args:
-        kind: what it is, in a word; artifacts of a kind share a folder of the cache.
+        kind: what it is, in a word.
         key: everything that the content depends on, as JSON values.
         make: fills the folder that it is given. That folder may hold what an earlier, killed attempt left.
 
@@ -177,45 +157,3 @@ def find_fault(folder: Path) -> str | None:
         if sha256_file(path) != sha256:
             return f"the content of {name} has changed"
     return None
-
-
-def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Keep the state of unfinished work in ``folder``: tensors, and notes that JSON can hold.
-
-    ``latest.json`` names the newest checkpoint and is replaced only when that is completely on disk; the older one
-    is removed after that. So at every moment there is a whole checkpoint to go on from.
-
-    Raises:
-        CacheError: the disk is full or read-only; the older checkpoint is still there.
-    """
-    path = folder / f"checkpoint-{step}.safetensors"
-    with atomic_path(path) as temporary:
-        save_file(dict(tensors), temporary)
-    with atomic_path(folder / LATEST) as temporary:
-        pointer = {"file": path.name, "sha256": sha256_file(path), "notes": dict(notes)}
-        temporary.write_text(json.dumps(pointer), encoding="utf-8")
-    for old in folder.glob("checkpoint-*.safetensors"):
-        if old != path:
-            old.unlink()
-
-
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and notes of the newest checkpoint in ``folder``; ``None`` if there is none, or only a damaged one."""
-    if not (folder / LATEST).exists():
-        return None
-    try:
-        pointer = json.loads((folder / LATEST).read_text(encoding="utf-8"))
-        path = folder / pointer["file"]
-        if sha256_file(path) == pointer["sha256"]:
-            return load_file(path), pointer["notes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    warnings.warn(f"The checkpoint in {folder} is damaged: the work starts from the beginning.", stacklevel=2)
-    return None
-
-
-def clear_checkpoints(folder: Path) -> None:
-    """Remove what :func:`save_checkpoint` left, once the work is done."""
-    # The dot files are what a process that was killed while writing leaves behind.
-    for path in [*folder.glob("*checkpoint-*.safetensors*"), *folder.glob(f"*{LATEST}*")]:
-        path.unlink(missing_ok=True)

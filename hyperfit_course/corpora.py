@@ -1,17 +1,21 @@
-"""Trained on what, tested on what? Texts, split once into parts that share nothing, and cut into blocks of tokens.
+"""Trained on what, tested on what? Texts, split once into parts that share nothing, and cut to rows of tokens.
 
 A corpus is a plain dictionary: ``{"train": [...], "validation": [...], "prompts": [...]}``, each a list of texts.
-A text belongs to one part only, and so does every block that is cut from it.
+A text belongs to one part only, and so does every row that is cut from it.
 """
 
 from __future__ import annotations
 
 import bz2
+import csv
+import io
 import json
 import random
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,11 +25,16 @@ from transformers import PreTrainedTokenizerBase
 
 from hyperfit_course.artifacts import artifact
 from hyperfit_course.assets import ASSETS, fetch
+from hyperfit_course.models import begin_token
+from hyperfit_course.sources import code_digest
 
 SPLITS = ("train", "validation", "prompts")
 CORPORA = ("tales", "news", "wiki")
-HUB_TEXTS = 2000
-"""Texts that are read from a hub dataset, as many as the papers train on."""
+HUB_TEXTS = 2000  #: Texts that are read from a hub dataset, as many as the papers train on.
+SUFFIXES = (".txt", ".md", ".jsonl", ".csv")
+PASSAGE = 1700  #: Characters of a passage, about 300 English words.
+# Where a text may be cut, best first: after an empty line, a line, a sentence (in Chinese without white space), a word.
+_BREAKS = (r"\n\n", r"\n", r"[.!?…][\"'”’»)\]]*\s|[。！？｡؟।][”’」』）]*", r"\s")
 
 
 class CorpusError(ValueError):
@@ -37,8 +46,9 @@ def load_corpus(name: str | Path, seed: int = 0) -> dict[str, list[str]]:
 
     Args:
         name: ``"tales"`` (short fiction written for this course, CC0, split by folder), ``"news"`` (300 articles),
-            ``"wiki"`` (about 100 Wikipedia articles), a text file, a folder of ``.txt`` files, or
-            ``"hub:owner/dataset"`` for the column ``text`` of a Hugging Face dataset.
+            ``"wiki"`` (about 100 Wikipedia articles), a file, a folder, or ``"hub:owner/dataset"`` for the column
+            ``text`` of a Hugging Face dataset. A file is plain text, or a ``.jsonl`` or ``.csv`` with a column
+            ``text``; in a folder each plain file and each row is a text. Fewer than three are cut into passages.
         seed: decides which text goes to which part: 60 % train, 15 % validation, 25 % prompts. The tales have
             fixed parts and ignore it.
 
@@ -64,16 +74,12 @@ def _split(texts: list[str], name: str, seed: int) -> dict[str, list[str]]:
     if len(texts) < len(SPLITS):
         raise CorpusError(
             f"The corpus {name} has {len(texts)} text(s), and it takes at least {len(SPLITS)} to keep training, "
-            "validation and prompts apart: add texts, separated by empty lines in a file or as files in a folder."
+            f"validation and prompts apart: add texts, or give a longer one ({3 * PASSAGE:,} characters or more)."
         )
     random.Random(seed).shuffle(texts)
     n_validation, n_prompts = max(1, round(0.15 * len(texts))), max(1, round(0.25 * len(texts)))
-    validation, prompts, train = (
-        texts[:n_validation],
-        texts[n_validation : n_validation + n_prompts],
-        texts[n_validation + n_prompts :],
-    )
-    return {"train": train, "validation": validation, "prompts": prompts}
+    validation, prompts = texts[:n_validation], texts[n_validation : n_validation + n_prompts]
+    return {"train": texts[n_validation + n_prompts :], "validation": validation, "prompts": prompts}
 
 
 def _tales() -> dict[str, list[str]]:
@@ -87,17 +93,57 @@ def _tales() -> dict[str, list[str]]:
 
 
 def _local_texts(path: Path) -> list[str]:
-    if path.is_dir():
-        found = sorted(path.glob("*.txt"))
-        if not found:
-            raise CorpusError(f"The folder {path} holds no .txt file: put one text in each file, in UTF-8.")
-        return [_read_text(file) for file in found]
-    if path.is_file():
-        return _passages(_read_text(path))
-    raise CorpusError(
-        f"There is no corpus, file or folder called {str(path)!r}: choose {', '.join(CORPORA)}, a text file, "
-        "a folder of .txt files, or hub:owner/dataset."
-    )
+    if not path.exists():
+        raise CorpusError(
+            f"There is no corpus, file or folder called {str(path)!r}: choose {', '.join(CORPORA)}, a text file, "
+            "a folder of text files, or hub:owner/dataset."
+        )
+    texts = cut = _folder_texts(path) if path.is_dir() else _file_texts(path)
+    for size in (PASSAGE, PASSAGE // 2):
+        if len(set(cut)) < len(SPLITS):
+            cut = [passage for text in texts for passage in _passages(text, size)]
+    return cut
+
+
+def _folder_texts(folder: Path) -> list[str]:
+    """Texts of the files here and in folders inside; files that cannot be read are named in a warning."""
+    texts, left_out = [], []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+            try:
+                texts += _file_texts(path)
+            except CorpusError as error:
+                left_out.append(str(error))
+    if not texts:
+        problem = f"The folder {folder} holds no {', '.join(SUFFIXES)} file with text: put one text in each, in UTF-8."
+        raise CorpusError(" ".join([problem, *left_out[:1]]))
+    if left_out:
+        warnings.warn(f"{len(left_out)} file(s) left out of the corpus: {' '.join(left_out)}", stacklevel=4)
+    return texts
+
+
+def _file_texts(path: Path) -> list[str]:
+    """The text of a plain file, or the column ``text`` of a table."""
+    text, suffix = _read_text(path), path.suffix.lower()
+    if suffix not in (".jsonl", ".csv"):
+        return [text]
+    try:
+        if suffix == ".csv":
+            csv.field_size_limit(1 << 30)  # the default, 131,072 characters, is shorter than a book
+            rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        else:
+            lines = (line for line in text.split("\n") if line.strip())
+            rows = [dict(row) for row in json.loads("[" + ",\n".join(lines) + "]")]
+    except (TypeError, ValueError, csv.Error) as error:
+        raise CorpusError(f"{path} is no table of texts ({error}): correct it, or save it as .txt.") from error
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if None in columns:  # the name of what is behind the last column
+        raise CorpusError(f"{path} has rows of more cells than columns: put texts with commas into quotes.")
+    texts = [row["text"] for row in rows if isinstance(row.get("text"), str) and row["text"].strip()]
+    if not texts:
+        raise CorpusError(f"{path} has no text in a column called text, of {', '.join(columns)}: rename the right one.")
+    return texts
 
 
 def _read_text(path: Path) -> str:
@@ -105,6 +151,8 @@ def _read_text(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8 plain text.") from error
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     if "\0" in text:
         raise CorpusError(f"{path} is a binary file: give plain text in UTF-8.")
     if not text.strip():
@@ -112,15 +160,22 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _passages(text: str, words: int = 300) -> list[str]:
-    """Consecutive paragraphs, joined to passages of at least ``words`` words: one long file has no texts to split."""
-    passages, current = [], ""
-    for paragraph in re.split(r"\n\s*\n", text):
-        current = f"{current}\n\n{paragraph.strip()}".strip()
-        if len(current.split()) >= words:
-            passages.append(current)
-            current = ""
-    return [*passages, current] if current else passages
+def _passages(text: str, size: int) -> list[str]:
+    """Consecutive pieces of a text, joined to passages of ``size`` characters or more; the last may be shorter."""
+    passages = [""]
+    for piece in _pieces(re.sub(r"\n\s*\n\s*", "\n\n", text), size, (*_BREAKS, f"(?s:.{{{size}}})")):
+        if len(passages[-1]) >= size:
+            passages.append("")
+        passages[-1] += piece
+    return [passage.strip() for passage in passages if passage.strip()]
+
+
+def _pieces(text: str, size: int, breaks: Sequence[str]) -> list[str]:
+    """A text as it is, if it is shorter than two passages, else cut after the first kind of break, and so on."""
+    if len(text) < 2 * size or not breaks:
+        return [text]
+    ends = [0, *(found.end() for found in re.finditer(breaks[0], text)), len(text)]
+    return [piece for start, end in pairwise(ends) for piece in _pieces(text[start:end], size, breaks[1:])]
 
 
 def _hub_texts(name: str) -> list[str]:
@@ -134,9 +189,8 @@ def _hub_texts(name: str) -> list[str]:
     except KeyError as error:
         raise CorpusError(f"The dataset {name} has no column called text: save its texts as .txt files.") from error
     except Exception as error:  # datasets and its network stack raise many kinds
-        raise CorpusError(
-            f"The dataset {name} cannot be read from the hub: check the spelling and the network ({error})."
-        ) from error
+        problem = f"The dataset {name} cannot be read from the hub: check the spelling and the network ({error})."
+        raise CorpusError(problem) from error
 
 
 def _wiki() -> list[str]:
@@ -146,7 +200,7 @@ def _wiki() -> list[str]:
         print("Stripping the markup of the Wikipedia dump, once (about half a minute) ...", flush=True)
         (folder / "texts.json").write_text(json.dumps(_parse_dump(fetch("wiki"))), encoding="utf-8")
 
-    folder = artifact("texts", {"dump": ASSETS["wiki"].sha256, "form": "paragraphs of 40 words or more"}, make)
+    folder = artifact("texts", {"dump": ASSETS["wiki"].sha256, "code": code_digest([Path(__file__)])}, make)
     return list(json.loads((folder / "texts.json").read_text(encoding="utf-8")))
 
 
@@ -176,54 +230,60 @@ def _plain_text(markup: str) -> str:
     return "\n\n".join(line for line in paragraphs if len(line.split()) >= 40)
 
 
-def make_blocks(
+def make_texts(
     corpus: Mapping[str, Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
     n_train: int = 32,
     n_validation: int = 12,
     n_prompts: int = 30,
-    block_size: int = 128,
+    length: int = 128,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Blocks of token ids of one length for training, validation and prompting.
+    """Texts of one length, as rows of token ids, for training, validation and prompting.
 
-    Every text is cut into as many blocks as it fills; no block spans two texts, and what is left over is dropped.
-    Of a prompt text only the first block is used: its beginning is the prompt, the rest is how a human went on.
+    Every text of the corpus is cut into as many rows as it fills; no row spans two, and what is left over is dropped.
+    Of one for prompts only the first row is used: its beginning is the prompt, the rest is how a human went on.
+    A :func:`~hyperfit_course.models.begin_token` is the first of the ``length`` tokens of every row, and no other.
 
     Args:
         corpus: texts in three parts, from :func:`load_corpus`.
-        tokenizer: of the model that the blocks are for.
-        n_train, n_validation, n_prompts: how many blocks of each part.
-        block_size: tokens a block.
-        seed: decides which blocks are taken when there are more than asked for.
+        tokenizer: of the model that the texts are for.
+        n_train, n_validation, n_prompts: how many texts of each part.
+        length: tokens a text.
+        seed: decides which texts are taken when there are more than asked for.
 
     Returns:
-        ``{"train": (n_train, block_size), ...}``, integer tensors.
+        ``{"train": (n_train, length), ...}``, integer tensors.
 
     Raises:
         CorpusError: a size is not positive, or a part holds too little text; the message says how much is missing.
     """
     wanted = {"train": n_train, "validation": n_validation, "prompts": n_prompts}
-    if block_size < 2:
-        raise CorpusError(f"A block of {block_size} tokens cannot be trained on: choose block_size=2 or more.")
+    if length < 2:
+        raise CorpusError(f"A text of {length} tokens cannot be trained on: choose length=2 or more.")
     if min(wanted.values()) < 1:
-        raise CorpusError(f"Each part needs at least one block, but {wanted} was asked for.")
+        raise CorpusError(f"Each part needs at least one text, but {wanted} was asked for.")
+    begin = begin_token(tokenizer)
+    if begin is not None:
+        print(f"Every text begins with {tokenizer.bos_token}, as the tokenizer of this model asks.")
     generator = torch.Generator().manual_seed(seed)
-    blocks = {}
+    texts = {}
     for split, count in wanted.items():
-        rows = [row for text in corpus[split] for row in _cut(text, tokenizer, block_size, split == "prompts")]
+        most = 1 if split == "prompts" else None
+        rows = [row for text in corpus[split] for row in _cut(text, tokenizer, begin, length)[:most]]
         if len(rows) < count:
             missing = count - len(rows)
             raise CorpusError(
-                f"The {split} texts fill {len(rows)} blocks of {block_size} tokens, and {count} were asked for: "
-                f"{missing} more, so at least {missing * block_size} tokens of text, are missing."
+                f"The corpus fills {len(rows)} {split} texts of {length} tokens, and {count} were asked for: "
+                f"{missing} more, so at least {missing * (length - (begin is not None))} tokens of text, are missing."
             )
-        chosen = torch.randperm(len(rows), generator=generator)[:count].tolist()
-        blocks[split] = torch.tensor([rows[i] for i in chosen])
-    return blocks
+        texts[split] = torch.tensor(rows)[torch.randperm(len(rows), generator=generator)[:count]]
+    return texts
 
 
-def _cut(text: str, tokenizer: PreTrainedTokenizerBase, size: int, first_only: bool) -> list[list[int]]:
+def _cut(text: str, tokenizer: PreTrainedTokenizerBase, begin: int | None, length: int) -> list[list[int]]:
+    first = [] if begin is None else [begin]
+    size = length - len(first)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    rows = [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]
-    return rows[:1] if first_only else rows
+    ids = [index for index in ids if index != begin]  # some texts carry the token as their first word
+    return [first + ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import sys
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from hyperfit_course.anatomy import CausalLM, unwrapped
-from hyperfit_course.artifacts import artifact, code_digest, sha256_tensor
-from hyperfit_course.distributions import entropy_bounds, match_temperature_per_position, predictive_entropy
-from hyperfit_course.models import context_length, fingerprint
+from hyperfit_course.artifacts import artifact, sha256_tensor
+from hyperfit_course.models import context_length, model_key
+from hyperfit_course.sources import code_behind
 
-PROMPT_TOKENS = 32
-"""Tokens of context that a continuation starts from, as in Carlsson et al. (2025)."""
-NEW_TOKENS = 96
-"""Tokens generated after it; the type-token ratio of Carlsson et al. (2025) is taken over the last 96."""
+PROMPT_TOKENS = 32  #: Tokens of context that a continuation starts from, as in Carlsson et al. (2025).
+NEW_TOKENS = 96  #: Tokens generated after it; the type-token ratio of Carlsson et al. (2025) is taken over the last 96.
+PACKED_PROMPTS = 4  #: From this many prompts on, packed weights save time on a CPU.
 
 
 class _Progress(StoppingCriteria):
@@ -42,42 +33,6 @@ class _Progress(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.bar.update()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-class _Forbidden(LogitsProcessor):
-    """Tokens that are never written. transformers has this too, with two passes over the vocabulary a step."""
-
-    def __init__(self, tokens: int | list[int] | None) -> None:
-        self.tokens = [] if tokens is None else torch.atleast_1d(torch.tensor(tokens)).tolist()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores[:, self.tokens] = -math.inf  # transformers hands out a copy of the logits
-        return scores
-
-
-class EntropyMatched(LogitsProcessor):
-    """Gives every distribution the temperature at which it is as sharp as another model's in the same context.
-
-    One T for all positions matches the mean only. This matches each position: where the other model hesitates, the
-    decoded one may hesitate as much, and nowhere more. Use one instance a call of :func:`continue_prompts`.
-
-    Args:
-        reference: the other model; it reads what is being written.
-    """
-
-    def __init__(self, reference: CausalLM) -> None:
-        self.reference = reference
-        self.cache: Any = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        new = input_ids if self.cache is None else input_ids[:, -1:]
-        output = self.reference(input_ids=new.to(self.reference.device), past_key_values=self.cache, use_cache=True)
-        self.cache = output.past_key_values
-        allowed = output.logits[:, -1].to(scores.device).masked_fill(scores.isneginf(), -math.inf)
-        # The reference may be surer than any temperature can make these logits: then they get as sure as they can.
-        low, high = entropy_bounds(scores)
-        target = predictive_entropy(allowed).clamp(low + 1e-4, high - 1e-4)
-        return scores / match_temperature_per_position(scores, target)[:, None]
 
 
 @contextlib.contextmanager
@@ -95,6 +50,29 @@ def _plain(model: CausalLM) -> Iterator[None]:
     finally:
         model.generation_config = own
         model.train(was_training)
+
+
+@contextlib.contextmanager
+def _packed(model: CausalLM, prompts: int) -> Iterator[None]:
+    """Linear layers that multiply by copies of their weights, in the order in which oneDNN reads them.
+
+    A step of decoding is narrow products, for each of which torch packs the weights anew. Packed once, they cost less
+    time (benchmarks/decode_step.py) and more memory, that of the weights. Other devices and precisions have no need.
+    """
+    useful = prompts >= PACKED_PROMPTS and torch.backends.mkldnn.is_available()
+    # A subclass may do more than multiply, and so may a layer that was changed, by accelerate for example.
+    linear = [layer for layer in model.modules() if type(layer) is nn.Linear and "forward" not in vars(layer)]
+    plain = (torch.device("cpu"), torch.float32)
+    layers = [layer for layer in linear if useful and (layer.weight.device, layer.weight.dtype) == plain]
+    product = functools.partial(torch.ops.mkldnn._linear_pointwise, attr="none", scalars=[], algorithm="")
+    try:
+        for layer in layers:
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight, prompts)
+            layer.forward = functools.partial(product, W=weight, B=layer.bias)  # type: ignore[method-assign]
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
 
 
 @torch.inference_mode()
@@ -138,22 +116,24 @@ def continue_prompts(
             f"{context_length(model)}: ask for fewer."
         )
     model = unwrapped(model)  # PEFT's wrapper would leave our settings behind in the model
-    forbidden = _Forbidden(model.generation_config.eos_token_id if model.generation_config else None)
+    end = model.generation_config.eos_token_id if model.generation_config else None
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=sample,
+        suppress_tokens=None if end is None else torch.atleast_1d(torch.tensor(end)).tolist(),
         pad_token_id=0,  # never written, since all rows end together; transformers wants one
         **({"temperature": temperature, "top_p": top_p, "top_k": 0} if sample else {}),
     )
     if sample:
         torch.manual_seed(seed)
     prompts = prompts.to(model.device)
-    with _plain(model), tqdm(total=max_new_tokens, desc=progress, unit="token", disable=progress is None) as bar:
+    bar = tqdm(total=max_new_tokens, desc=progress, unit="token", disable=progress is None)
+    with _plain(model), _packed(model, len(prompts)), bar:
         output = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
             prompts,
             attention_mask=torch.ones_like(prompts),
             generation_config=config,
-            logits_processor=LogitsProcessorList([forbidden, *(logits_processor or [])]),
+            logits_processor=logits_processor,
             stopping_criteria=StoppingCriteriaList([_Progress(bar)]),
         )
     return output[:, prompts.shape[1] :].cpu()
@@ -162,33 +142,18 @@ def continue_prompts(
 def kept_continuations(model: CausalLM, prompts: Tensor, progress: str | None = None) -> Tensor:
     """The greedy continuations of :func:`continue_prompts`, written once and then read from the cache.
 
-    Several chapters show the same texts of the same models. They are kept under a key of the model's weights, the
-    prompts and the code.
-
-    Args:
-        model: a model that nothing but its weights decides: no adapters, no hooks of yours.
-        prompts: token ids, shape (n, prompt length).
-        progress: label of a progress bar; no bar without it.
-
-    Returns:
-        Token ids, shape (n, 96), on the CPU, without the prompts.
-
-    Raises:
-        ValueError: as in :func:`continue_prompts`; or the model has adapters, whose strength its weights do not show.
+    Several chapters show the same texts of the same models. They are kept under a key of the model, the prompts and
+    the code. The model must have no hooks of yours, which the key does not see.
     """
-    if isinstance(model, PeftModel):
-        raise ValueError("The weights of a model with adapters do not say how strong they are: use continue_prompts.")
     key = {
-        "code": code_digest(sys.modules[__name__]),
-        "model": fingerprint(model),
+        "code": code_behind(__name__),
+        "model": model_key(model),
         "prompts": sha256_tensor(prompts),
         "device": model.device.type,
     }
 
     def write(folder: Path) -> None:
-        save_file(
-            {"tokens": continue_prompts(model, prompts, progress=progress).contiguous()},
-            folder / "continuations.safetensors",
-        )
+        tokens = continue_prompts(model, prompts, progress=progress).contiguous()
+        save_file({"tokens": tokens}, folder / "continuations.safetensors")
 
     return load_file(artifact("continuations", key, write) / "continuations.safetensors")["tokens"]

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hyperfit_course.anatomy import CausalLM
-from hyperfit_course.distributions import predictive_entropy, token_ranks
+from hyperfit_course.reweighting import token_ranks
+from hyperfit_course.temperature import predictive_entropy
 
 STYLE = """<style>
 .hf-strips {display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1rem 0; align-items: flex-start;}

@@ -1,9 +1,8 @@
 """Why is this fast? The loss of a language model without its table of logits.
 
-With 49,152 tokens in the vocabulary, the logits of 1,000 positions are 200 MB, and a plain cross-entropy makes
-several copies of that. The functions here go through the positions in chunks. For each chunk they compute the
-logits, the loss *and* its gradient, and then forget the logits. Only the gradients with respect to the hidden
-states and to the head's weight are kept, and both are small.
+With 49,152 tokens in the vocabulary, the logits of 1,000 positions are 200 MB, and a plain cross-entropy makes several
+copies of that. Here the positions are taken in chunks. Of each the logits, the loss *and* its gradient are computed,
+and the logits forgotten. Only the gradients with respect to the hidden states and to the head's weight are kept.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from torch import Tensor
 
 from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
 
-CHUNK = 256
-"""Positions a chunk. 256 x 49,152 float32 logits are 50 MB, small enough to hold and large enough for a fast matrix
-product."""
+CHUNK = 256  #: Positions a chunk: 256 x 49,152 float32 logits are 50 MB, small to hold and enough for a fast product.
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -66,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Mean cross-entropy of a linear head, without ever holding all logits.
+    """Mean cross-entropy of a linear head, in nats, without ever holding all logits.
 
     Equal to ``F.cross_entropy(hidden @ weight.T, targets)`` up to rounding, in value and in gradients. Under
     autocast the matrix products run in the lower precision; sums are kept in float32. What is frozen gets no
@@ -75,21 +72,13 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
     Args:
         hidden: final hidden states, shape (n, d).
         weight: of the language-model head, shape (vocabulary, d).
-        targets: token ids, shape (n,).
-        chunk: positions a chunk.
-
-    Returns:
-        The loss in nats, a scalar.
+        targets: token ids, shape (n,); ``chunk`` of them are taken at a time.
 
     Raises:
         ValueError: there is no position, or the shapes do not fit.
     """
-    if (
-        hidden.ndim != 2
-        or len(hidden) == 0
-        or targets.shape != hidden.shape[:1]
-        or weight.shape[1:] != hidden.shape[1:]
-    ):
+    fits = weight.shape[1:] == hidden.shape[1:] and targets.shape == hidden.shape[:1]
+    if hidden.ndim != 2 or len(hidden) == 0 or not fits:
         raise ValueError(
             f"Expected hidden (n, d) with n > 0, weight (vocabulary, d) and targets (n,), not {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)} and {tuple(targets.shape)}."
@@ -104,9 +93,8 @@ def has_plain_head(model: CausalLM) -> bool:
     False for models that add a bias, scale the logits or cap them softly (Gemma 2): these need the plain loss.
     """
     head, body = unwrapped(model).get_output_embeddings(), body_of(model)
-    if head is None or body is unwrapped(model) or getattr(head, "bias", None) is not None:
-        return False
-    if getattr(model.config, "final_logit_softcapping", None):  # small logits would hide it from the trial
+    softcapped = getattr(model.config, "final_logit_softcapping", None)  # small logits would hide it from the trial
+    if head is None or body is unwrapped(model) or getattr(head, "bias", None) is not None or softcapped:
         return False
     ids = torch.arange(8, device=model.device)[None]
     was_training = model.training
@@ -118,17 +106,14 @@ def has_plain_head(model: CausalLM) -> bool:
     return logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-3, atol=1e-3)
 
 
-def next_token_loss(model: CausalLM, blocks: Tensor, plain_head: bool) -> Tensor:
-    """Mean loss of predicting each token of the blocks from those before it, in nats.
+def next_token_loss(model: CausalLM, texts: Tensor, plain_head: bool) -> Tensor:
+    """Mean loss of predicting each token of the texts (ids, shape (n, length)) from those before it, in nats.
 
-    Args:
-        model: a causal language model.
-        blocks: token ids, shape (n, block size).
-        plain_head: what :func:`has_plain_head` says of the model; if so, the chunked loss is used.
+    Where the model has a plain head (what :func:`has_plain_head` says of it), the chunked loss is used.
     """
-    targets = blocks[:, 1:].reshape(-1)
+    targets = texts[:, 1:].reshape(-1)
     if plain_head:
-        hidden = body_of(model)(input_ids=blocks, use_cache=False)[0][:, :-1]
+        hidden = body_of(model)(input_ids=texts, use_cache=False)[0][:, :-1]
         return linear_cross_entropy(hidden.flatten(0, 1), unwrapped(model).get_output_embeddings().weight, targets)
-    logits = model(input_ids=blocks, use_cache=False).logits[:, :-1]
+    logits = model(input_ids=texts, use_cache=False).logits[:, :-1]
     return F.cross_entropy(logits.flatten(0, 1).float(), targets)

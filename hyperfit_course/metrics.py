@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-WINDOW = 96
-"""Last tokens of a continuation over which the type-token ratio is taken, as in the code of Carlsson et al. (2025)."""
+WINDOW = 96  #: Last tokens over which the type-token ratio is taken, as in the code of Carlsson et al. (2025).
 
 
 class Interval(NamedTuple):
@@ -29,51 +28,23 @@ class Interval(NamedTuple):
 def type_token_ratio(tokens: Sequence[int] | Sequence[str] | Tensor, window: int = WINDOW) -> float:
     """Distinct tokens divided by tokens, over the last ``window`` of them.
 
-    1 means that no token occurs twice. The ratio falls with the length of the text, so only texts of one length can
-    be compared. Source of the definition: the code of Carlsson et al. (2025), which counts token ids.
-
-    Args:
-        tokens: token ids (or words), in order.
-        window: how many of the last tokens count.
-
-    Returns:
-        A number in (0, 1]; ``nan`` for no tokens at all.
+    In (0, 1]: 1 means that no token occurs twice; ``nan`` if there are none. The ratio falls with the length of the
+    text, so only texts of one length can be compared. Source: the code of Carlsson et al. (2025), on token ids.
     """
     last = _as_list(tokens)[-window:]
     return len(set(last)) / len(last) if last else math.nan
 
 
-def word_type_token_ratio(text: str) -> float:
-    """Distinct words divided by words, without case; words are what white space separates. ``nan`` for no words."""
-    return type_token_ratio(text.lower().split(), window=max(1, len(text)))
-
-
 def ngram_repetition(tokens: Sequence[int] | Sequence[str] | Tensor, n: int) -> float:
-    """Share of a text's n-grams that occurred before in it: 1 - distinct n-grams / n-grams.
+    """Share of a text's n-grams that occurred before in it: 1 - distinct n-grams / n-grams, in [0, 1).
 
-    Returns:
-        A number in [0, 1); ``nan`` for a text shorter than ``n`` tokens, which has no n-gram.
+    ``nan`` for a text shorter than ``n`` tokens, which has no n-gram.
 
     Raises:
         ValueError: ``n`` is below 1.
     """
     grams = _ngrams(_as_list(tokens), n)
     return 1 - len(set(grams)) / len(grams) if grams else math.nan
-
-
-def distinct_n(texts: Iterable[Sequence[int] | Sequence[str] | Tensor], n: int) -> float:
-    """Distinct n-grams divided by n-grams over a whole set of texts (distinct-n of Li et al., 2016).
-
-    Unlike :func:`ngram_repetition` it also falls when *different* texts share n-grams.
-
-    Returns:
-        A number in (0, 1]; ``nan`` when no text has ``n`` tokens.
-
-    Raises:
-        ValueError: ``n`` is below 1.
-    """
-    grams = [gram for text in texts for gram in _ngrams(_as_list(text), n)]
-    return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def _as_list(tokens: Sequence[int] | Sequence[str] | Tensor) -> list:
@@ -87,19 +58,9 @@ def _ngrams(tokens: list, n: int) -> list[tuple]:
 
 
 def repetition_frame(continuations: Iterable[Sequence[int] | Tensor]) -> pd.DataFrame:
-    """The measures of this module for each continuation.
-
-    Returns:
-        One row a continuation, columns ``ttr``, ``bigram_repetition`` and ``trigram_repetition``.
-    """
-    return pd.DataFrame(
-        {
-            "ttr": type_token_ratio(tokens),
-            "bigram_repetition": ngram_repetition(tokens, 2),
-            "trigram_repetition": ngram_repetition(tokens, 3),
-        }
-        for tokens in continuations
-    )
+    """One row a continuation, with the measures ``ttr``, ``bigram_repetition`` and ``trigram_repetition``."""
+    rows = [(type_token_ratio(ids), ngram_repetition(ids, 2), ngram_repetition(ids, 3)) for ids in continuations]
+    return pd.DataFrame(rows, columns=["ttr", "bigram_repetition", "trigram_repetition"])
 
 
 def bootstrap_interval(
@@ -111,15 +72,9 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic with its bootstrap interval: how much would it vary with other prompts of the same kind?
 
-    The values are drawn again with replacement, ``resamples`` times; the interval holds the middle ``level`` of the
-    statistics (percentile bootstrap, Efron and Tibshirani, 1993).
-
-    Args:
-        values: one number a prompt, shape (n,).
-        statistic: a numpy reduction that takes ``axis``.
-        level: confidence level.
-        resamples: number of redrawn sets.
-        seed: of the redrawing.
+    The values, one a prompt, shape (n,), are drawn again with replacement, ``resamples`` times; the interval holds the
+    middle ``level`` of the statistics (percentile bootstrap, Efron and Tibshirani, 1993). A ``statistic`` is a numpy
+    reduction that takes ``axis``.
 
     Raises:
         ValueError: there is no value, or one is not finite.

@@ -5,21 +5,30 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from hyperfit_course.anatomy import CausalLM
+from hyperfit_course.anatomy import CausalLM, unwrapped
 from hyperfit_course.artifacts import artifact, sha256_file
 from hyperfit_course.assets import fetch
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 """The model of the course, of 30 blocks, width 576 and 49,152 tokens, from the file that the asset ``model`` names."""
+
+# What a saved configuration says about itself and not about the model; the precision has a place of its own.
+_LABEL = re.compile(
+    r"_.*|architectures|auto_map.*|base_model_name.*|inference_mode|revision|(torch_)?dtype|(peft|transformers)_version"
+)
 
 
 class ModelError(ValueError):
@@ -89,10 +98,9 @@ def _dequantised(gguf: Path) -> Path:
         print(f"De-quantising {gguf.name} to float32, once (about half a minute) ...", flush=True)
         try:
             with _no_progress_bars():
-                quantised = AutoModelForCausalLM.from_pretrained(
-                    str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
-                )
-                tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+                folder_name, file = str(gguf.parent), gguf.name
+                quantised = AutoModelForCausalLM.from_pretrained(folder_name, gguf_file=file, dtype=torch.float32)
+                tokenizer = AutoTokenizer.from_pretrained(folder_name, gguf_file=file)
         except Exception as error:  # transformers and gguf raise many kinds for a broken file
             raise ModelError(f"The file {gguf} is no GGUF model that transformers can read ({error}).") from error
         # transformers refuses to save what came from a GGUF file: move the weights to a model without that mark.
@@ -103,9 +111,32 @@ def _dequantised(gguf: Path) -> Path:
         model.generation_config = quantised.generation_config
         with _no_progress_bars():
             model.save_pretrained(folder)
+        if _asks_for_begin_token(gguf):
+            tokenizer.add_bos_token = True  # type: ignore[misc]  # mypy does not see its setter
         tokenizer.save_pretrained(folder)
 
-    return artifact("models", {"gguf": sha256_file(gguf), "dtype": "float32"}, make)
+    return artifact("models", {"gguf": sha256_file(gguf), "dtype": "float32", "begin": "as the file says"}, make)
+
+
+def _asks_for_begin_token(gguf: Path) -> bool:
+    """What a GGUF file says, by the rules of llama.cpp. Some versions of transformers do not ask."""
+    from gguf import GGUFReader  # only needed here
+
+    fields = GGUFReader(gguf).fields
+    names = ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.model", "tokenizer.ggml.pre")
+    told, kind, split = (fields[name].contents() if name in fields else None for name in names)
+    # Files of SentencePiece, of Llama 3 and of Mistral's "tekken" may say nothing and mean yes.
+    return bool(told) if told is not None else kind == "llama" or split in ("llama-bpe", "tekken")
+
+
+def begin_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that every text of a tokenizer's model has to begin with, or None if there is none.
+
+    It is the begin-of-text token, if the tokenizer puts it before a text by itself. Gemma, Llama and Mistral are
+    trained with it and read badly without; GPT-2 and SmolLM2 have such a token and do not use it.
+    """
+    first = tokenizer("A text.")["input_ids"][0]
+    return int(first) if first == tokenizer.bos_token_id else None
 
 
 @contextlib.contextmanager
@@ -127,6 +158,37 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def model_key(model: CausalLM) -> dict[str, Any]:
+    """Everything that decides what a model computes and writes, as JSON values: equal keys, equal models.
+
+    Returns:
+        ``weights`` (the :func:`fingerprint`), ``revision`` (the commit on the hub, or None), ``dtype``, ``config``
+        and ``generation`` (the settings of both, or None), ``adapters`` (those of PEFT, and for each map how strong
+        they are and which are on; empty without).
+    """
+    inner = unwrapped(model)
+    generation, adapters = inner.generation_config, getattr(model, "peft_config", {})
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return {
+        "weights": fingerprint(model),
+        "revision": getattr(inner.config, "_commit_hash", None),
+        "dtype": str(inner.dtype).removeprefix("torch."),
+        "config": _settings(inner.config),
+        "generation": generation and _settings(generation),
+        "adapters": [*map(_settings, adapters.values()), *map(_at_work, layers)],
+    }
+
+
+def _at_work(layer: BaseTunerLayer) -> str:
+    return str([layer.active_adapters, layer.disable_adapters, layer.merged_adapters, getattr(layer, "scaling", None)])
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values, without its labels."""
+    text = json.dumps(config.to_dict(), default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    return json.loads(text, object_hook=lambda part: {k: v for k, v in part.items() if not _LABEL.fullmatch(k)})
 
 
 def context_length(model: CausalLM) -> int:

@@ -17,6 +17,7 @@ plt.style.use(str(files("hyperfit_course") / "hyperfit.mplstyle"))
 MODEL_COLOURS = {
     "base": "#0072B2",
     "hyperfitted": "#D55E00",
+    "reference": "#555555",
     "human": "#555555",
     "all blocks": "#000000",
     "first 5": "#56B4E9",
@@ -105,48 +106,23 @@ def entropy_figure(entropies: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def sweep_figure(curve: pd.DataFrame, points: pd.DataFrame) -> Figure:
-    """Repetition against sharpness: a curve of temperatures, and single ways of decoding beside it.
+def alpha_figure(rows: pd.DataFrame, levels: Mapping[str, float]) -> Figure:
+    """Type-token ratio of greedy text with a static bias, for growing alpha: a dot a seed, lines through the means.
 
     Args:
-        curve: one row a temperature, columns ``entropy`` (nats), ``ttr`` and ``bigram_repetition``; the index, the
-            temperatures, labels the curve.
-        points: the same columns, one row a way of decoding, which the index names.
+        rows: of one seed each, columns ``bias`` (the kind), ``alpha`` and ``ttr``.
+        levels: type-token ratios to compare with, drawn as dashed lines.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4))
-    measures = {"ttr": "type-token ratio", "bigram_repetition": "bigram repetition"}
-    for axes, (column, label), below in zip(panels, measures.items(), (-11, 4), strict=True):
-        axes.plot(curve["entropy"], curve[column], marker="o", color=MODEL_COLOURS["base"], label="base, sampled at T")
-        for temperature, row in curve.iterrows():
-            axes.annotate(
-                f"{temperature:g}", (row["entropy"], row[column]), xytext=(4, below), textcoords="offset points"
-            )
-        for marker, (name, row) in zip("DsP^v", points.iterrows(), strict=False):
-            colour = MODEL_COLOURS["hyperfitted" if str(name).startswith("hyperfitted") else "base"]
-            axes.scatter(row["entropy"], row[column], marker=marker, s=70, color=colour, label=name, zorder=3)
-        axes.set(xlabel="mean predictive entropy (nats)", ylabel=label, ylim=(0, 1))
-    panels[0].legend(fontsize="small", loc="lower right")
-    return figure
-
-
-def alpha_figure(frames: Mapping[str, pd.DataFrame], levels: Mapping[str, tuple[float, float]]) -> Figure:
-    """What adding a static bias does, for growing alpha.
-
-    Args:
-        frames: for each of two kinds of bias one row an alpha (the index), columns ``ttr`` and
-            ``bigram_repetition``, each with its interval in ``<column>_low`` and ``<column>_high``.
-        levels: type-token ratio and bigram repetition to compare with, drawn as lines, for each model.
-    """
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4))
-    measures = {"ttr": "type-token ratio", "bigram_repetition": "bigram repetition"}
-    for index, (axes, (column, label)) in enumerate(zip(panels, measures.items(), strict=True)):
-        for (marker, colour), (name, frame) in zip((("o", "#009E73"), ("s", "#AA4499")), frames.items(), strict=True):
-            spread = [frame[column] - frame[f"{column}_low"], frame[f"{column}_high"] - frame[column]]
-            axes.errorbar(frame.index, frame[column], yerr=spread, marker=marker, capsize=3, label=name, color=colour)
-        for name, level in levels.items():
-            axes.axhline(level[index], linestyle="--", color=MODEL_COLOURS[name], label=f"{name}, no bias")
-        axes.set(xlabel="alpha", ylabel=label, xscale="log", ylim=(0, 1))
-    panels[0].legend(fontsize="small")
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for (marker, colour), (name, kind) in zip(
+        (("o", "#009E73"), ("s", "#CC79A7"), ("^", "#E69F00")), rows.groupby("bias", sort=False), strict=False
+    ):
+        axes.plot(kind["alpha"], kind["ttr"], marker, color=colour, alpha=0.5)
+        axes.plot(kind.groupby("alpha")["ttr"].mean(), marker=marker, color=colour, label=f"bias: {name}")
+    for name, level in levels.items():
+        axes.axhline(level, linestyle="--", color=MODEL_COLOURS.get(name, "#555555"), label=name)
+    axes.set(xlabel="alpha (logarithmic)", ylabel="type-token ratio", xscale="log", ylim=(0, None))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -196,43 +172,4 @@ def layer_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], top: float | 
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     grid[0, 0].legend(fontsize="small")
-    return figure
-
-
-def spectrum_figure(spectra: Mapping[str, Tensor]) -> Figure:
-    """How the variance is shared out among the directions of the residual stream.
-
-    Args:
-        spectra: for each model its shares, the largest first, shape (d,), from
-            :func:`~hyperfit_course.geometry.spectrum`.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    for style, (name, shares) in zip(("-", "--", ":"), spectra.items(), strict=False):
-        ranks = np.arange(1, len(shares) + 1)
-        left.loglog(ranks, shares.numpy(), style, color=MODEL_COLOURS.get(name), label=name)
-        right.semilogx(ranks, shares.cumsum(0).numpy(), style, color=MODEL_COLOURS.get(name), label=name)
-    left.set(xlabel="direction, by variance", ylabel="share of the variance", ylim=(1e-5, 1))
-    right.set(xlabel="number of directions", ylabel="their share together", ylim=(0, 1))
-    left.legend()
-    return figure
-
-
-def arms_figure(arms: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
-    """Trained models beside each other: a dot a seed, with its interval over prompts.
-
-    Args:
-        arms: one row a model, with ``arm``, ``seed`` and for every column ``<column>_low`` and ``<column>_high``.
-        columns: of the rows, with a label for the axis of each.
-    """
-    names = list(dict.fromkeys(arms["arm"]))
-    figure, panels = plt.subplots(1, len(columns), figsize=(4.6 * len(columns), 0.9 + 0.5 * len(names)), sharey=True)
-    for axes, (column, label) in zip(np.atleast_1d(panels), columns.items(), strict=True):
-        for row in arms.to_dict("records"):
-            value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
-            place = names.index(row["arm"]) + 0.2 * (row["seed"] - 1)
-            colour = MODEL_COLOURS.get(row["arm"], "#555555")
-            axes.errorbar(value, place, xerr=[[value - low], [high - value]], marker="o", color=colour, capsize=2)
-        axes.set(xlabel=label, xlim=(0, None))
-        axes.set_yticks(range(len(names)), names)
-    np.atleast_1d(panels)[0].invert_yaxis()
     return figure

@@ -8,7 +8,8 @@ from hyperfit_course.checks.core import Answer, exercise, need, show, spot
 
 
 @exercise(
-    notice="The ratio of a longer text is lower. Which two texts of the chapter may be compared, and which may not?"
+    points=1,
+    notice="The ratio of a longer text is lower. Which two texts of the chapter may be compared, and which may not?",
 )
 def type_token_ratio(answer: Answer) -> None:
     """Whether a function gives the share of different tokens among all tokens of a text."""
@@ -48,7 +49,10 @@ def type_token_ratio(answer: Answer) -> None:
     need(answer.number([5]) == 1, "A text of one token has only different tokens: the result should be 1.")
 
 
-@exercise(notice="Compare n = 1 with the type-token ratio. Why do we look at n = 2 and 3 as well?")
+@exercise(
+    points=2,
+    notice="Compare n = 1 with the type-token ratio. Why do we look at n = 2 and 3 as well?",
+)
 def ngram_repetition(answer: Answer) -> None:
     """Whether a function gives the share of n-grams of a text that occurred before in it."""
     tokens = [1, 2, 2, 3, 2, 3, 1, 2]
@@ -109,7 +113,8 @@ def ngram_repetition(answer: Answer) -> None:
 
 
 @exercise(
-    notice="Try it on the greedy continuations of the chapter: how long are the loops, and how soon do they begin?"
+    points=3,
+    notice="Try it on the greedy continuations of the chapter: how long are the loops, and how soon do they begin?",
 )
 def find_loop(answer: Answer) -> None:
     """Whether a function finds where a text begins to loop, and how long one round is."""

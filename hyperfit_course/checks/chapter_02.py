@@ -12,15 +12,18 @@ from hyperfit_course.checks.core import Answer, exercise, need, show, small_mode
 STEPS, RATE = 150, 0.01
 
 
-@exercise(notice="Look at the losses of the first and of the last ten steps. Where would you have stopped, and why?")
+@exercise(
+    points=3,
+    notice="Look at the losses of the first and of the last ten steps. Where would you have stopped, and why?",
+)
 def train(answer: Answer) -> None:
     """Whether a function trains a model on a few texts until it knows them by heart."""
-    ids = torch.randint(0, 61, (4, 12), generator=torch.Generator().manual_seed(9))
+    texts = torch.randint(0, 61, (4, 12), generator=torch.Generator().manual_seed(9))
     model = small_model(2)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     before = copy.deepcopy(model.state_dict())
-    losses = answer.changing(model, ids, RATE, STEPS)
+    losses = answer.changing(model, texts, RATE, STEPS)
     need(losses is not None, "It returned nothing: a list with the loss of every step is wanted.")
     need(
         isinstance(losses, list) and len(losses) == STEPS,
@@ -35,9 +38,9 @@ def train(answer: Answer) -> None:
         any(not torch.equal(before[name], now) for name, now in model.state_dict().items()),
         "No weight has changed: after backward(), with the gradients still there, an optimizer has to take its step.",
     )
-    reported, real = losses[-1], _loss(model, ids)
+    reported, real = losses[-1], _loss(model, texts)
     need(real == real, "The weights are NaN: was the gradient of one step divided or scaled without limit?")
-    start = _loss(_restored(model, before), ids)
+    start = _loss(_restored(model, before), texts)
     need(
         not (reported < 0.5 and real > 1),
         f"The last loss in the list is {reported:.2f}, but the model's loss of predicting the *next* token is "
@@ -48,12 +51,12 @@ def train(answer: Answer) -> None:
         f"The first loss is {losses[0]:.2f}, and the mean loss of a token was {start:.2f}: is it a sum, or a loss of "
         "other tokens?",
     )
-    alone = [_loss(_restored(model, before), text[None]) for text in ids]
+    alone = [_loss(_restored(model, before), text[None]) for text in texts]
     need(
         abs(losses[0] / start - 1) < 1e-3 or min(abs(losses[0] - loss) for loss in alone) > 1e-3,
         "The first loss is that of a single text: every step sees all of them.",
     )
-    piled = _first_losses(ids, before, zero=False)
+    piled = _first_losses(texts, before, zero=False)
     need(
         abs(losses[0] - piled[1]) > 1e-3,
         "The first loss is that of the model after its first update: note the loss that the step began with.",
@@ -63,7 +66,7 @@ def train(answer: Answer) -> None:
         f"The first loss is {losses[0]:.4f}, and the mean loss of a token was {start:.4f}: is it the mean over all "
         "tokens but the first of each text?",
     )
-    renewed = _first_losses(ids, before, renew=True)
+    renewed = _first_losses(texts, before, renew=True)
     need(
         sum(abs(one - other) for one, other in zip(losses[:6], renewed, strict=True)) > 1e-3,
         "The optimizer is made anew in every step, and has forgotten the steps before: make it once.",
@@ -76,7 +79,7 @@ def train(answer: Answer) -> None:
         min(losses[-3:]) > 0.1 or real < 0.1,
         f"The losses fall, but the model that you leave behind has a loss of {real:.2f}: is the right model trained?",
     )
-    untouched = [number for number in range(61) if number not in ids]
+    untouched = [number for number in range(61) if number not in texts]
     name = "model.embed_tokens.weight"
     need(
         torch.equal(model.state_dict()[name][untouched], before[name][untouched]),
@@ -89,9 +92,9 @@ def train(answer: Answer) -> None:
     )
 
 
-def _loss(model: torch.nn.Module, ids: Tensor) -> float:
+def _loss(model: torch.nn.Module, texts: Tensor) -> float:
     with torch.no_grad():
-        return model(input_ids=ids, labels=ids).loss.item()
+        return model(input_ids=texts, labels=texts).loss.item()
 
 
 def _restored(model: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Module:
@@ -100,7 +103,7 @@ def _restored(model: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Modu
     return fresh
 
 
-def _first_losses(ids: Tensor, state: dict[str, Tensor], zero: bool = True, renew: bool = False) -> list[float]:
+def _first_losses(texts: Tensor, state: dict[str, Tensor], zero: bool = True, renew: bool = False) -> list[float]:
     """The losses of six steps that forget to set the gradients to zero, or that make a new optimizer each time."""
     model = _restored(small_model(2), state)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
@@ -108,7 +111,7 @@ def _first_losses(ids: Tensor, state: dict[str, Tensor], zero: bool = True, rene
     for _ in range(6):
         if renew:
             optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = model(input_ids=texts, labels=texts).loss
         if zero:
             optimizer.zero_grad()
         loss.backward()
@@ -117,11 +120,18 @@ def _first_losses(ids: Tensor, state: dict[str, Tensor], zero: bool = True, rene
     return losses
 
 
-@exercise(notice="How many prompts would make the interval half as wide? Is it worth the time?")
+@exercise(
+    points=2,
+    notice="How many prompts would make the interval half as wide? Is it worth the time?",
+)
 def bootstrap_interval(answer: Answer) -> None:
     """Whether a function gives the 95 % bootstrap interval of a mean."""
     values = torch.randn(60, generator=torch.Generator().manual_seed(10)) * 2 + 1
-    low, high = _interval(answer, values)
+
+    def interval(values: Tensor = values, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+        return answer.pair(values, resamples, seed, wanted="(low, high)")
+
+    low, high = interval()
     mean, deviation = values.mean().item(), values.std().item()
     width = 2 * 1.96 * deviation / len(values) ** 0.5
     need(low <= high, f"It gives ({low:.3f}, {high:.3f}): the lower end comes first.")
@@ -153,28 +163,19 @@ def bootstrap_interval(answer: Answer) -> None:
         "dimension is the mean taken over?",
     )
     need(ratio > 0.9, f"The interval is too narrow, {ratio:.2f} times what it should be.")
-    single = _interval(answer, values, resamples=1)
+    single = interval(resamples=1)
     need(
         single[0] == single[1],
         "With a single redrawn set there is one mean, and so no width: are `resamples` sets drawn?",
     )
     need(
-        _interval(answer, torch.tensor([0.0] * 9 + [10.0]))[1] > 0,
+        interval(torch.tensor([0.0] * 9 + [10.0]))[1] > 0,
         "For nine zeros and a 10 at the end it gives an interval of zeros: is the last value ever drawn? The upper end "
         "of torch.randint does not belong to it.",
     )
-    other = _interval(answer, values, seed=1)
+    other = interval(seed=1)
     need(other != (low, high), "With another seed it gives the same interval: is the generator used?")
-    again = _interval(answer, values)
+    again = interval()
     need(
         again == (low, high), "With the same seed it gives another interval each time: make a generator from the seed."
     )
-
-
-def _interval(answer: Answer, values: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    found = answer(values, resamples, seed)
-    need(
-        isinstance(found, tuple) and len(found) == 2 and all(isinstance(end, float) for end in found),
-        f"It returned {show(found)}: a pair of Python floats is wanted, (low, high).",
-    )
-    return found

@@ -20,7 +20,8 @@ def _random_logits(*shape: int, seed: int = 0) -> Tensor:
 
 
 @exercise(
-    notice="Softmax forgets a constant that is added to all logits. Which step of your function makes use of that?"
+    points=2,
+    notice="Softmax forgets a constant that is added to all logits. Which step of your function makes use of that?",
 )
 def entropy(answer: Answer) -> None:
     """Whether a function gives the entropy of the distributions behind logits, in nats, whatever their size."""
@@ -67,7 +68,10 @@ def entropy(answer: Answer) -> None:
     )
 
 
-@exercise(notice="Which target entropies can no temperature reach? What should a careful function do with them?")
+@exercise(
+    points=2,
+    notice="Which target entropies can no temperature reach? What should a careful function do with them?",
+)
 def match_temperature(answer: Answer) -> None:
     """Whether a function finds the temperature at which the mean entropy of distributions has a given value."""
     logits = _random_logits(50, seed=4) + 0.25 * _random_logits(40, 50)  # positions have much in common
@@ -114,7 +118,8 @@ def _temperature_of(logits: Tensor, target: float) -> float:
 
 
 @exercise(
-    notice="Greedy decoding needs less than the whole order. What exactly? Can a change break the order, and not that?"
+    points=1,
+    notice="Greedy decoding needs less than the whole order. What exactly? Can a change break the order, and not that?",
 )
 def keeps_order(answer: Answer) -> None:
     """Whether a function tells if a change of logits keeps the order of all tokens at every position."""
@@ -163,7 +168,7 @@ def keeps_order(answer: Answer) -> None:
 
 
 def _swapped(logits: Tensor, one: int, other: int) -> Tensor:
-    """Logits in which, at every position, the tokens of two places in the order have changed their logits."""
+    """Logits in which, at every position, the tokens of two ranks have changed their logits."""
     order = logits.argsort(dim=-1, descending=True)
     first, second = order[:, [one]], order[:, [other]]
     return logits.scatter(-1, first, logits.gather(-1, second)).scatter(-1, second, logits.gather(-1, first))

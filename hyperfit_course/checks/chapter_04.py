@@ -8,7 +8,10 @@ from torch import Tensor
 from hyperfit_course.checks.core import Answer, exercise, need, show
 
 
-@exercise(notice="How many tokens have rank 1 at a position when two logits are equal? Does greedy decoding agree?")
+@exercise(
+    points=2,
+    notice="How many tokens have rank 1 at a position when two logits are equal? Does greedy decoding agree?",
+)
 def token_ranks(answer: Answer) -> None:
     """Whether a function gives the rank of one token a position among all tokens, 1 being the most probable."""
     logits, tokens = torch.tensor([[-3.0, 0.5, 3.0, -2.0, 1.0, 2.0, -1.0]]), torch.tensor([4])
@@ -26,27 +29,27 @@ def token_ranks(answer: Answer) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 5, 40, generator=generator)
     order = logits.argsort(dim=-1, descending=True)
-    for place in (0, 4, 39):
-        at_place = _ranks(answer, logits, order[..., place])
+    for rank in (1, 5, 40):
+        ranks = _ranks(answer, logits, order[..., rank - 1])
         need(
-            bool((at_place == place + 1).all()),
-            f"For logits of shape (3, 5, 40) and the tokens that stand {place + 1}. at each position it does not give "
-            f"{place + 1} everywhere: does every position use its own token and its own order?",
+            bool((ranks == rank).all()),
+            f"For logits of shape (3, 5, 40) and the tokens that stand {rank}. at each position it does not give "
+            f"{rank} everywhere: does every position use its own token and its own order?",
         )
     tied = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0]])
-    ranks = [_ranks(answer, tied, torch.tensor([token])).item() for token in (1, 2, 3)]
+    three = [_ranks(answer, tied, torch.tensor([token])).item() for token in (1, 2, 3)]
     need(
-        ranks != [3, 3, 3] and ranks != [2, 2, 2],
-        f"Three tokens have the same largest logit, and all get rank {ranks[0]}: then no token has rank 1.",
+        three != [3, 3, 3] and three != [2, 2, 2],
+        f"Three tokens have the same largest logit, and all get rank {three[0]}: then no token has rank 1.",
     )
     need(
-        ranks != [1, 1, 1],
+        three != [1, 1, 1],
         "Three tokens have the same largest logit, and all get rank 1. Greedy decoding takes only the one with the "
         "smallest id: of equal logits, that one comes first.",
     )
     need(
-        ranks == [1, 2, 3],
-        f"For the logits {tied[0].tolist()} tokens 1, 2 and 3 get the ranks {ranks}: of equal logits the smaller id "
+        three == [1, 2, 3],
+        f"For the logits {tied[0].tolist()} tokens 1, 2 and 3 get the ranks {three}: of equal logits the smaller id "
         "comes first.",
     )
 
@@ -56,13 +59,17 @@ def _ranks(answer: Answer, logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 @exercise(
-    notice="The notes on the paper do not agree on which of the two shares it reports. By what factor do yours differ?"
+    points=1,
+    notice="The notes on the paper do not agree on which of the two shares it reports. By what factor do yours differ?",
 )
 def deep_tail_share(answer: Answer) -> None:
     """Whether a function gives the share of choices from below a rank, of all choices and of the overriding ones."""
     ranks = torch.tensor([1, 1, 1, 1, 2, 3, 10, 11, 500, 1, 1, 1])
-    found = _shares(answer, ranks, 10)
-    of_all, of_overrides = found
+
+    def shares(ranks: Tensor, threshold: int) -> tuple[float, float]:
+        return answer.pair(ranks, threshold, wanted="(share of all, share of overrides)")
+
+    of_all, of_overrides = shares(ranks, 10)
     need(
         abs(of_all - 3 / 12) > 1e-6,
         f"For {show(ranks)} and rank 10 it gives {of_all:.3f} of all: rank 10 itself is not beyond rank 10.",
@@ -90,31 +97,23 @@ def deep_tail_share(answer: Answer) -> None:
         f"For {show(ranks)} five choices are not the base model's first, two of them beyond rank 10. It gives "
         f"{of_overrides:.3f} for the second number.",
     )
-    shaped = _shares(answer, ranks.view(2, 6), 2)
+    shaped = shares(ranks.view(2, 6), 2)
     need(
         all(abs(one - other) < 1e-6 for one, other in zip(shaped, (4 / 12, 4 / 5), strict=True)),
         f"For the same ranks in the shape (2, 6) and rank 2 it gives {shaped}, and 1/3 and 0.8 are wanted: are the "
         "shape and the threshold used?",
     )
-    agreed = _shares(answer, torch.ones(6, dtype=torch.long), 10)
+    agreed = shares(torch.ones(6, dtype=torch.long), 10)
     need(
         agreed == (0, 0),
         f"Where every choice is the base model's first, there is nothing to share: 0 and 0 are wanted, not {agreed}.",
     )
 
 
-def _shares(answer: Answer, ranks: Tensor, threshold: int) -> tuple[float, float]:
-    found = answer(ranks, threshold)
-    need(
-        isinstance(found, tuple) and len(found) == 2 and all(type(x) in (int, float) for x in found),
-        f"It returned {found!r}: a pair of Python numbers is wanted, (share of all, share of overrides).",
-    )
-    return found
-
-
 @exercise(
+    points=3,
     notice="Set all offsets to the same number. What does StaticBias of the chapter change then, and what does greedy "
-    "decoding do?"
+    "decoding do?",
 )
 def static_bias(answer: Answer) -> None:
     """Whether a function gives the mean change of the logit of the tokens that gained most ranks, and 0 elsewhere."""

@@ -24,7 +24,8 @@ def _states(n: int, variances: list[float], seed: int = 0) -> Tensor:
 
 
 @exercise(
-    notice="Shift all states by a constant, then scale one dimension by 100. Which of the two changes the result?"
+    points=2,
+    notice="Shift all states by a constant, then scale one dimension by 100. Which of the two changes the result?",
 )
 def participation_ratio(answer: Answer) -> None:
     """Whether a function gives the participation ratio of a cloud of states from the eigenvalues of its covariance."""
@@ -100,7 +101,10 @@ def _without_decompositions() -> Iterator[None]:
         yield
 
 
-@exercise(notice="Time both of your functions on a covariance of 576 dimensions. Which is faster, and by how much?")
+@exercise(
+    points=2,
+    notice="Time both of your functions on a covariance of 576 dimensions. Which is faster, and by how much?",
+)
 def participation_ratio_by_traces(answer: Answer) -> None:
     """Whether a function gives the participation ratio of a covariance matrix without its eigenvalues."""
     generator = torch.Generator().manual_seed(5)
@@ -108,7 +112,7 @@ def participation_ratio_by_traces(answer: Answer) -> None:
     covariance = turn @ torch.diag(torch.tensor([4.0, 2.0, 1.0, 1.0])) @ turn.T
     diagonal = covariance.diagonal()
     with _without_decompositions():
-        found = _direct(answer, covariance)
+        found = answer.number(covariance)
         given = "a covariance with the eigenvalues 4, 2, 1, 1"
         spot(
             found,
@@ -126,27 +130,18 @@ def participation_ratio_by_traces(answer: Answer) -> None:
             },
         )
         need(abs(found - 64 / 22) < 1e-3, f"For {given} it gives {found:.4f}, and 64 / 22 = 2.9091 is wanted.")
-        one = _direct(answer, torch.eye(7))
+        one = answer.number(torch.eye(7))
         need(abs(one - 7) < 1e-3, f"For the identity of 7 dimensions it gives {one:.3f}, and 7 is wanted.")
         thin = torch.outer(torch.arange(1.0, 6.0), torch.arange(1.0, 6.0))
         need(
-            abs(_direct(answer, thin) - 1) < 1e-3,
-            f"For a covariance with a single direction it gives {_direct(answer, thin):.3f}, and 1 is wanted.",
+            abs(answer.number(thin) - 1) < 1e-3,
+            f"For a covariance with a single direction it gives {answer.number(thin):.3f}, and 1 is wanted.",
         )
 
 
-def _direct(answer: Answer, covariance: Tensor) -> float:
-    """A number, where the refusal of a decomposition is not taken for an error of the answer's."""
-    try:
-        return answer.number(covariance)
-    except Wrong as wrong:
-        if "find the two sums without them" in str(wrong):
-            raise Wrong("It computes eigenvalues or singular values: find the two sums without them.") from None
-        raise
-
-
 @exercise(
-    notice="Find these dimensions in the base model after block 15, with and without the first position of each text."
+    points=2,
+    notice="Find these dimensions in the base model after block 15, with and without the first position of each text.",
 )
 def outlier_dimensions(answer: Answer) -> None:
     """Whether a function finds the fewest dimensions that hold a given share of the variance."""
@@ -157,11 +152,7 @@ def outlier_dimensions(answer: Answer) -> None:
     mean = torch.tensor([0.0, 0.0, 50.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     states = noise * scale + mean  # variances 1, 16, 1, 36, 1, 1, 4, 1 of 61
     for share, wanted in ((0.5, [3]), (0.8, [3, 1]), (0.9, [3, 1, 6])):
-        found = answer(states, share)
-        need(
-            isinstance(found, list) and all(type(number) is int for number in found),
-            f"It returned {show(found)}: a list of whole numbers is wanted (.tolist() makes one of a tensor).",
-        )
+        found = answer.whole_numbers(states, share)
         given = f"For variances of 1, 16, 1, 36, 1, 1, 4 and 1 and a share of {share}"
         need(
             all(0 <= number < 8 for number in found),
@@ -187,6 +178,6 @@ def outlier_dimensions(answer: Answer) -> None:
         need(found == wanted, f"{given} it gives {found}, and {wanted} is wanted.")
     cross = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     need(
-        len(answer(cross, 0.5)) == 1,
+        len(answer.whole_numbers(cross, 0.5)) == 1,
         "Of two dimensions with equal variance it takes both for a share of 0.5: one of them has that share already.",
     )

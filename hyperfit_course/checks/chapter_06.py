@@ -7,22 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperfit_course.checks.core import Answer, exercise, need, show, small_model
+from hyperfit_course.checks.core import Answer, exercise, need, small_model
 
 
-@exercise(notice="Call it with the hyperfitted model of chapter 02. Which blocks does full fine-tuning train?")
+@exercise(
+    points=1,
+    notice="Call it with the hyperfitted model of chapter 02. Which blocks does full fine-tuning train?",
+)
 def trained_blocks(answer: Answer) -> None:
     """Whether a function lists the blocks of a model in which anything is trained."""
     from hyperfit_course.late_stage import late_stage_lora  # PEFT is slow to import
 
     for chosen, rank in (([4, 5], 2), ([0, 3], 1), ([1], 3)):
         model = late_stage_lora(small_model(), chosen, rank)
-        found = answer(model)
         given = f"For a model with adapters on the blocks {chosen}"
-        need(
-            isinstance(found, list) and all(type(number) is int for number in found),
-            f"{given} it returned {show(found)}: a list of whole numbers is wanted.",
-        )
+        found = answer.whole_numbers(model, given=given)
         need(
             found != list(range(6)), f"{given} it gives all blocks: ask each parameter whether it requires a gradient."
         )
@@ -61,8 +60,9 @@ def trained_blocks(answer: Answer) -> None:
 
 
 @exercise(
+    points=2,
     notice="With B = 0 the result is that of the frozen map. Why does training begin there, and why is A not zero as "
-    "well?"
+    "well?",
 )
 def lora_forward(answer: Answer) -> None:
     """Whether a function computes what a linear map with a LoRA adapter puts out."""
@@ -122,21 +122,22 @@ def lora_forward(answer: Answer) -> None:
 
 
 @exercise(
+    points=3,
     notice="How many megabytes do the states of all 32 training texts take? And what has to be kept for the first "
-    "block?"
+    "block?",
 )
 def states_before(answer: Answer) -> None:
     """Whether a function gives the residual stream that enters a block."""
     model = small_model()
-    ids = torch.randint(0, 61, (2, 9), generator=torch.Generator().manual_seed(8))
+    texts = torch.randint(0, 61, (2, 9), generator=torch.Generator().manual_seed(8))
     with torch.no_grad():
-        stream = list(model(input_ids=ids, output_hidden_states=True).hidden_states)
+        stream = list(model(input_ids=texts, output_hidden_states=True).hidden_states)
         after_last: list[Any] = []
         handle = model.model.layers[-1].register_forward_hook(lambda *given: after_last.append(given[-1]))
-        model(input_ids=ids)
+        model(input_ids=texts)
         handle.remove()
     for block in (3, 0, 5):
-        found = answer.tensor(model, ids, block, shape=(2, 9, 16))
+        found = answer.tensor(model, texts, block, shape=(2, 9, 16))
         need(
             not found.requires_grad,
             "The states still carry the graph of the frozen blocks: compute them under torch.no_grad().",
@@ -154,7 +155,7 @@ def states_before(answer: Answer) -> None:
             f"For block {block} the states are not those that enter it. Are all blocks before it run, and no norm "
             "after them?",
         )
-    end = answer.tensor(model, ids, 6, shape=(2, 9, 16))
+    end = answer.tensor(model, texts, 6, shape=(2, 9, 16))
     raw = after_last[0][0] if isinstance(after_last[0], tuple) else after_last[0]
     need(
         not torch.allclose(end, stream[6], atol=1e-4) or torch.allclose(stream[6], raw, atol=1e-4),
@@ -162,7 +163,7 @@ def states_before(answer: Answer) -> None:
         "after it: the first trap of chapter 05.",
     )
     before, flags = _hooks(model), _flags(model)
-    answer.changing(model, ids, 2)
+    answer.changing(model, texts, 2)
     need(
         _flags(model) == flags,
         "It leaves the model in another mode, or with other weights to be trained (requires_grad) than before.",
@@ -184,19 +185,16 @@ def _hooks(model: torch.nn.Module) -> int:
 
 
 @exercise(
+    points=1,
     notice="Try both numbers of the paper. Does a count fit, and is it that model's number of blocks? What else could "
-    "have been counted?"
+    "have been counted?",
 )
 def layers_that_explain(answer: Answer) -> None:
     """Whether a function lists the numbers of layers for which a reported saving of parameters is true."""
     for saved, count in ((0.167, 5), (0.75, 5), (0.5, 1), (0.99, 1), (0.0, 5), (0.975, 5), (0.85, 5)):
         wanted = [n for n in range(count, 201) if round(1 - count / n, 3) == saved]
-        found = answer(saved, count)
         given = f"For a saving of {saved:.1%} with {count} trained"
-        need(
-            isinstance(found, list) and all(type(number) is int for number in found),
-            f"{given} it returned {show(found)}: a list of whole numbers is wanted.",
-        )
+        found = answer.whole_numbers(saved, count, given=given)
         need(
             not found or found == wanted or found != [n for n in range(count, 201) if round(count / n, 3) == saved],
             f"{given} it gives {found}: that is the share that is trained, and not the share that is saved.",
@@ -222,11 +220,16 @@ def layers_that_explain(answer: Answer) -> None:
 
 
 @exercise(
-    notice="The paper writes p = .02 for 57.3 % of 200. Which of your two numbers is that, and how many wins were it?"
+    points=2,
+    notice="The paper writes p = .02 for 57.3 % of 200. Which of your two numbers is that, and how many wins were it?",
 )
 def binomial_p(answer: Answer) -> None:
     """Whether a function gives the one- and two-sided p-values of a number of wins against a fair coin."""
-    one, two = _p_values(answer, 9, 10)
+
+    def p_values(wins: int, trials: int) -> tuple[float, float]:
+        return answer.pair(wins, trials, wanted="(one-sided, two-sided)", given=f"For {wins} of {trials}")
+
+    one, two = p_values(9, 10)
     need(
         abs(one - 10 / 1024) > 1e-9,
         "For 9 of 10 wins it gives the probability of exactly 9: a p-value counts the more extreme results, too.",
@@ -249,7 +252,7 @@ def binomial_p(answer: Answer) -> None:
         "For 9 of 10 wins both numbers are the same: the two-sided one counts 1 or fewer wins as well.",
     )
     need(abs(two - 22 / 1024) < 1e-9, f"For 9 of 10 wins the two-sided value is 22 / 1024, and it gives {two:.5f}.")
-    one, two = _p_values(answer, 3, 10)
+    one, two = p_values(3, 10)
     need(
         abs(two - 2 * one) > 1e-9 and two <= 1,
         f"For 3 of 10 wins it gives {one:.3f} and {two:.3f}: a p-value is never above 1. The two-sided value doubles "
@@ -259,18 +262,9 @@ def binomial_p(answer: Answer) -> None:
         abs(one - 968 / 1024) < 1e-9 and abs(two - 352 / 1024) < 1e-9,
         f"For 3 of 10 wins it gives {one:.4f} and {two:.4f}: 968 / 1024 and 352 / 1024 are wanted.",
     )
-    need(_p_values(answer, 5, 10)[1] == 1, "For 5 of 10 wins nothing is less extreme: the two-sided value is 1.")
-    one, two = _p_values(answer, 115, 200)
+    need(p_values(5, 10)[1] == 1, "For 5 of 10 wins nothing is less extreme: the two-sided value is 1.")
+    one, two = p_values(115, 200)
     need(
         abs(one - 0.0200186) < 1e-5 and abs(two - 0.0400372) < 1e-5,
         f"For 115 of 200 wins it gives {one:.5f} and {two:.5f}, though small numbers come out right.",
     )
-
-
-def _p_values(answer: Answer, wins: int, trials: int) -> tuple[float, float]:
-    found = answer(wins, trials)
-    need(
-        isinstance(found, tuple) and len(found) == 2 and all(isinstance(x, (int, float)) for x in found),
-        f"For {wins} of {trials} it returned {show(found)}: a pair of numbers is wanted, (one-sided, two-sided).",
-    )
-    return float(found[0]), float(found[1])

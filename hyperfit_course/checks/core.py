@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hyperfit_course.checks import record
+from hyperfit_course.checks.record import keep, register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,15 +48,19 @@ class Verdict:
         )
 
 
-def exercise(*, notice: str) -> Callable[[Callable[[Answer], None]], Callable[[Any], Verdict]]:
+def exercise(*, points: int, notice: str) -> Callable[[Callable[[Answer], None]], Callable[[Any], Verdict]]:
     """Make a function that tries an answer into a check that readers call.
 
+    The check is registered by its page, which is the name of its module, and by its own name.
+
     Args:
+        points: what the exercise is worth.
         notice: what to look at next, shown when the answer passes.
     """
 
     def wrap(attempt: Callable[[Answer], None]) -> Callable[[Any], Verdict]:
-        name = attempt.__name__
+        page, name = attempt.__module__.rpartition(".")[2], attempt.__name__
+        register(page, name, points)
 
         @functools.wraps(attempt)
         def check(answer: Any) -> Verdict:
@@ -66,7 +70,7 @@ def exercise(*, notice: str) -> Callable[[Callable[[Answer], None]], Callable[[A
                 verdict = Verdict(name, False, str(wrong))
             else:
                 verdict = Verdict(name, True, notice)
-            record.keep(name, verdict.passed)
+            keep(page, name, verdict.passed)
             return verdict
 
         check.__annotations__ = {"answer": "your function", "return": "Verdict"}
@@ -114,10 +118,14 @@ class Answer:
         except TypeError as error:
             raise Wrong(
                 f"The function is called with {len(inputs)} argument{'s'[: len(inputs) > 1]}, and yours cannot be: "
-                f"{error}. Keep the first line of the exercise."
+                f"{error}. Keep the head of the function as the exercise has it."
             ) from None
+        except ValueError:
+            pass  # a built-in function that does not say what it takes: calling it tells
         try:
             return self.function(*inputs)
+        except Wrong:
+            raise  # a check that forbids a function to the answer says so itself
         except (Exception, SystemExit) as error:
             if isinstance(error, NotImplementedError) and str(error).endswith("not implemented yet"):
                 raise Wrong(f"{error}: replace the line that raises NotImplementedError.") from None
@@ -139,13 +147,39 @@ class Answer:
         if isinstance(result, Tensor):
             hint = "turn it into a number with .item()" if result.numel() == 1 else "one number is wanted"
             raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: {hint}.")
-        if isinstance(result, bool) or not isinstance(result, (int, float)):
+        if not _is_number(result):
             raise Wrong(f"With {show(*inputs)} it returned {_a(result)}: a number is wanted.")
         if not math.isfinite(result):
             raise Wrong(
                 f"With {show(*inputs)} it returned {result}, which is no finite number: is anything divided by 0?"
             )
         return float(result)
+
+    def pair(self, *inputs: Any, wanted: str, given: str = "") -> tuple[float, float]:
+        """The answer's result, which must be a tuple of two numbers.
+
+        Args:
+            wanted: what the two numbers are, as ``"(low, high)"``.
+            given: the inputs in words, where these say more than the inputs themselves.
+        """
+        result = self(*inputs)
+        if not (isinstance(result, tuple) and len(result) == 2 and all(map(_is_number, result))):
+            raise Wrong(
+                f"{given or f'With {show(*inputs)}'} it returned {show(result)}: "
+                f"a pair of Python numbers is wanted, {wanted}."
+            )
+        return result
+
+    def whole_numbers(self, *inputs: Any, given: str = "") -> list[int]:
+        """The answer's result, which must be a list of whole numbers; ``given`` says the inputs in words."""
+        result = self(*inputs)
+        if not (isinstance(result, list) and all(type(number) is int for number in result)):
+            hint = " (.tolist() makes one of a tensor)" if isinstance(result, Tensor) else ""
+            raise Wrong(
+                f"{given or f'With {show(*inputs)}'} it returned {show(result)}: "
+                f"a list of whole numbers is wanted{hint}."
+            )
+        return result
 
     def tensor(
         self,
@@ -227,9 +261,15 @@ def _show(value: Any) -> str:
         return f"tensor({rounded.tolist()})"
     if isinstance(value, list) and len(value) > 12:
         return f"[{', '.join(map(repr, value[:6]))}, ...] ({len(value)} items)"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_show, value))})"
     if isinstance(value, (list, int, float, str)):
         return repr(value)
     return _a(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _a(value: Any) -> str:

@@ -1,10 +1,11 @@
 """Run the code of one submitted notebook, and its checks. Started by :mod:`~hyperfit_course.grading` as a process.
 
-    python -m hyperfit_course.sandbox CELLS NAMES SECONDS REPORT
+    python -m hyperfit_course.grading.sandbox CELLS PAGE NAMES SECONDS REPORT
 
-CELLS is a JSON file with the sources of the code cells, NAMES the functions to check, separated by commas, SECONDS the
-time of a cell, and REPORT an open file descriptor. After each cell the functions that it has defined are checked, and a
-JSON line with the verdict is written to REPORT: what was found before a submission ends its process is not lost.
+CELLS is a JSON file with the sources of the code cells, PAGE the module of checks that belongs to the notebook, such as
+``chapter_01``, NAMES the functions to check, separated by commas, SECONDS the time of a cell, and REPORT an open file
+descriptor. After each cell the functions that it has defined are checked, and a JSON line with the verdict is written
+to REPORT: what was found before a submission ends its process is not lost.
 Nothing here makes hostile code harmless; see the page for teachers.
 """
 
@@ -51,14 +52,14 @@ def refuse_processes(event: str, _: tuple) -> None:
         raise PermissionError("a graded notebook starts no other process")
 
 
-def fresh_checks() -> Any:
-    """The checks as they are on the disk, whatever a submission did to those in memory."""
+def fresh_checks(page: str) -> Any:
+    """The checks of a page as they are on the disk, whatever a submission did to those in memory."""
     for name in [name for name in sys.modules if name.startswith("hyperfit_course.checks")]:
         del sys.modules[name]
-    return importlib.import_module("hyperfit_course.checks")
+    return importlib.import_module(f"hyperfit_course.checks.{page}")
 
 
-def run(cells: list[str], names: list[str], seconds: int, report: Any) -> None:
+def run(cells: list[str], page: str, names: list[str], seconds: int, report: Any) -> None:
     """Run the cells in one namespace, and report a verdict each time that a wanted function is defined anew."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     seen: dict[str, Any] = {}
@@ -78,14 +79,14 @@ def run(cells: list[str], names: list[str], seconds: int, report: Any) -> None:
         for name in names:
             if name in namespace and namespace[name] is not seen.get(name, seen):
                 seen[name] = namespace[name]
-                report(verdict(name, namespace[name], seconds))
+                report(verdict(page, name, namespace[name], seconds))
 
 
-def verdict(name: str, answer: Any, seconds: int) -> dict[str, Any]:
-    """What the check of an exercise says."""
+def verdict(page: str, name: str, answer: Any, seconds: int) -> dict[str, Any]:
+    """What the check of a page's exercise says."""
     try:
         with limited(seconds):
-            found = getattr(fresh_checks(), name)(answer)
+            found = getattr(fresh_checks(page), name)(answer)
         return {"exercise": name, "passed": bool(found.passed), "message": str(found.message)}
     except OutOfTime:
         return {"exercise": name, "passed": False, "message": f"The check ran for more than {seconds} seconds."}
@@ -97,16 +98,16 @@ def verdict(name: str, answer: Any, seconds: int) -> dict[str, Any]:
 def main() -> None:
     """Read the arguments, close what a submission must not use, and run."""
     cells = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    names, seconds = sys.argv[2].split(","), int(sys.argv[3])
-    fresh_checks()  # the imports are not part of anybody's time
-    with os.fdopen(int(sys.argv[4]), "w", encoding="utf-8") as pipe:
+    page, names, seconds = sys.argv[2], sys.argv[3].split(","), int(sys.argv[4])
+    fresh_checks(page)  # the imports are not part of anybody's time
+    with os.fdopen(int(sys.argv[5]), "w", encoding="utf-8") as pipe:
 
         def report(row: dict[str, Any]) -> None:
             pipe.write(json.dumps(row) + "\n")
             pipe.flush()
 
         sys.addaudithook(refuse_processes)
-        run(cells, names, seconds, report)
+        run(cells, page, names, seconds, report)
         report({"finished": True})
 
 

@@ -8,6 +8,7 @@ simple tricks, and not an attacker: :data:`LIMITS` says what it does not protect
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 
 try:
@@ -29,8 +29,19 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from hyperfit_course.checks import EXERCISES
+from hyperfit_course.artifacts import atomic_path
+from hyperfit_course.checks import exercises
 from hyperfit_course.checks.record import PROGRESS_VARIABLE
+from hyperfit_course.grading.submissions import (
+    Cell,
+    GradingError,
+    handed_in,
+    page_named,
+    page_of,
+    read_cells,
+    shown,
+    student_of,
+)
 
 LIMITS = (
     "A submission runs as you: it can read your files and use the network, and code that is written for it can forge "
@@ -40,17 +51,16 @@ CELL_SECONDS = 60
 NOTEBOOK_SECONDS = 300
 MEMORY_GIGABYTES = 8
 FILE_MEGABYTES = 200
-DESCENDANTS = 64
-"""Processes that a submission may have started before it is stopped."""
-
-
-class GradingError(ValueError):
-    """Nothing can be graded; the message says why and what to do."""
+DESCENDANTS = 64  #: Processes that a submission may have started before it is stopped.
+NOT_READ = (
+    "The file is not read, and costs no points: only notebooks (.ipynb) are. If it holds an answer, ask for that."
+)
+NO_FILE = "There is no file in the folder."
 
 
 @dataclass(frozen=True)
 class Grade:
-    """One student and one exercise."""
+    """One student and one exercise, or a file that was not graded."""
 
     student: str
     exercise: str
@@ -59,13 +69,17 @@ class Grade:
     possible: int
     message: str
     file: str
+    graded: bool
 
 
-def grade_folder(submissions: Path) -> Iterator[list[Grade]]:
-    """Grade every notebook below a folder, one list of grades each, in the order of their names.
+def grade_folder(submissions: Path, leave_out: Path | None = None) -> Iterator[list[Grade]]:
+    """Grade every notebook below a folder, and name what is none: one list of grades each, the notebooks first.
 
-    A student is the first folder of a notebook's path below ``submissions``; of a notebook that lies there directly,
-    its name.
+    A student is the first folder of a file's path below ``submissions``; of a file that lies there directly, its name.
+
+    Args:
+        submissions: the folder.
+        leave_out: a file in it that nobody handed in, such as the table of an earlier run.
 
     Raises:
         GradingError: there is no such folder, or no notebook in it.
@@ -74,61 +88,60 @@ def grade_folder(submissions: Path) -> Iterator[list[Grade]]:
         raise GradingError("Windows cannot limit what a submission uses: grade on Linux, for example in WSL.")
     if not submissions.is_dir():
         raise GradingError(f"There is no folder {submissions}: name the folder that holds the submitted notebooks.")
-    paths = sorted(path for path in submissions.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-    if not paths:
-        raise GradingError(f"There is no notebook (.ipynb) in {submissions}: is it the right folder?")
-    return (grade_notebook(path, submissions) for path in paths)
+    notebooks, others = handed_in(submissions, leave_out)
+    if not notebooks:
+        raise GradingError(
+            f"There is no notebook (.ipynb) in {submissions}: is it the right folder, and are archives unpacked?"
+        )
+    return itertools.chain(
+        (grade_notebook(path, submissions) for path in notebooks),
+        ([_not_graded(path.relative_to(submissions), NO_FILE if path.is_dir() else NOT_READ)] for path in others),
+    )
 
 
 def grade_notebook(path: Path, submissions: Path) -> list[Grade]:
-    """Grade one notebook: a row for each exercise of its chapter, or one that says why there is none."""
+    """Grade one notebook: a row for each exercise of its page, or one that says why there is none."""
     relative = path.relative_to(submissions)
-    student = relative.parts[0].removesuffix(".ipynb")
-
-    def row(exercise: str, passed: bool, possible: int, message: str) -> Grade:
-        return Grade(student, exercise, passed, possible if passed else 0, possible, message, relative.as_posix())
-
     try:
-        cells = code_cells(path)
-        points = exercises_in(cells)
+        cells = read_cells(path)
     except GradingError as error:
-        return [row("", False, 0, str(error))]
-    verdicts, problems = run_submission([cell for cell in cells if not is_check(cell)], list(points))
-    missing = "; ".join(problems) or "it is deleted, or the notebook is of another version of the exercises"
+        return _unreadable(relative, str(error))
+    try:
+        page = page_of(cells)
+    except GradingError as error:
+        return [_not_graded(relative, str(error))]
+    points = exercises()[page]
+    code = [cell.source for cell in cells if cell.kind == "code" and not is_check(cell.source)]
+    verdicts, problems = run_submission(code, page, list(points))
     grades = []
     for name, possible in points.items():
-        verdict = verdicts.get(name)
-        message = verdict["message"] if verdict else f"The function {name} is not there: {missing}."
-        grades.append(row(name, bool(verdict and verdict["passed"]), possible, message))
+        verdict = verdicts.get(name, {"passed": False, "message": why_missing(name, cells, problems)})
+        reached = possible if verdict["passed"] else 0
+        row = (name, bool(verdict["passed"]), reached, possible, verdict["message"])
+        grades.append(Grade(student_of(relative), *row, shown(relative), graded=True))
     return grades
 
 
-def code_cells(path: Path) -> list[str]:
-    """The sources of a notebook's code cells.
-
-    Raises:
-        GradingError: the file is no notebook.
-    """
-    try:
-        notebook = nbformat.read(path, as_version=4)
-        cells = [str(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
-        return [re.sub(r"^[ \t]*[%!].*$", "", cell, flags=re.M) for cell in cells]  # commands to Jupyter, not Python
-    except Exception as error:  # the parser raises many kinds
-        raise GradingError(f"The file is no notebook: {type(error).__name__}.") from error
+def _unreadable(relative: Path, why: str) -> list[Grade]:
+    """Rows of a notebook that cannot be read: its possible points count, as far as its name tells them."""
+    page = page_named(relative)
+    if page is None:
+        return [_not_graded(relative, f"{why} Its name names no page, so its possible points are not counted.")]
+    return [_not_graded(relative, why, name, possible) for name, possible in exercises()[page].items()]
 
 
-def exercises_in(cells: list[str]) -> dict[str, int]:
-    """The exercises of the chapter that most of a notebook's functions belong to, with their points.
+def _not_graded(relative: Path, message: str, exercise: str = "", possible: int = 0) -> Grade:
+    return Grade(student_of(relative), exercise, False, 0, possible, message, shown(relative), graded=False)
 
-    Raises:
-        GradingError: no function of any exercise is there.
-    """
-    names = set(re.findall(r"^(?:def )?(\w+)(?:\(| *=[^=])", "\n".join(cells), flags=re.M))
-    known = {chapter: len(names & set(exercises)) for chapter, exercises in EXERCISES.items()}
-    chapter = max(known, key=lambda name: known[name])
-    if not known[chapter]:
-        raise GradingError("The notebook defines no function of any exercise: it is another notebook, or empty.")
-    return EXERCISES[chapter]
+
+def why_missing(name: str, cells: list[Cell], problems: list[str]) -> str:
+    """Why a function has no verdict."""
+    kinds = [cell.kind for cell in cells if re.search(rf"\bdef {name}\(", cell.source)]
+    if kinds and "code" not in kinds:
+        kind = kinds[0].replace("markdown", "Markdown")
+        return f"The function {name} is in a {kind} cell, so it was not run: turn the cell back into a code cell."
+    missing = "; ".join(problems) or "it is deleted, or the notebook is of another version of the exercises"
+    return f"The function {name} is not there: {missing}."
 
 
 def is_check(cell: str) -> bool:
@@ -137,7 +150,7 @@ def is_check(cell: str) -> bool:
     return all(re.match(r"(verdict = )?checks\.\w+\(|verdict$", line) for line in lines)
 
 
-def run_submission(cells: list[str], names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def run_submission(cells: list[str], page: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Run a notebook's code in a process of its own: the last verdict on each exercise, and what went wrong."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         source, output = Path(folder, "cells.json"), Path(folder, "verdicts.jsonl")
@@ -146,8 +159,9 @@ def run_submission(cells: list[str], names: list[str]) -> tuple[dict[str, dict[s
         home.mkdir()
         with output.open("wb") as pipe:
             report = str(pipe.fileno())
+            arguments = [str(source), page, ",".join(names), str(CELL_SECONDS), report]
             process = subprocess.Popen(
-                [sys.executable, "-m", "hyperfit_course.sandbox", source, ",".join(names), str(CELL_SECONDS), report],
+                [sys.executable, "-m", "hyperfit_course.grading.sandbox", *arguments],
                 cwd=home,
                 env=os.environ | {PROGRESS_VARIABLE: str(home / "progress.json"), "PYTHONSAFEPATH": "1"},
                 stdin=subprocess.DEVNULL,
@@ -223,3 +237,32 @@ def table(grades: list[Grade]) -> pd.DataFrame:
 def summary(grades: pd.DataFrame) -> pd.DataFrame:
     """Points of each student."""
     return grades.groupby("student")[["points", "possible"]].sum()
+
+
+def grade(submissions: Path, out: Path) -> int:
+    """Grade a folder, print the points, and write the table ``out``: what ``hyperfit grade`` does.
+
+    Returns:
+        0 if every file could be graded, 1 if one could not.
+
+    Raises:
+        GradingError: as :func:`grade_folder`; or there is no folder to write the table to.
+        CacheError: the table cannot be written.
+    """
+    if not out.parent.is_dir():
+        raise GradingError(f"There is no folder {out.parent} to write {out.name} to: make it first.")
+    grades, problems = [], []
+    for rows in grade_folder(submissions, leave_out=out):
+        grades += rows
+        points, possible = (sum(getattr(row, name) for row in rows) for name in ("points", "possible"))
+        if rows[0].graded:
+            print(f"{rows[0].file}: {points} of {possible} points", flush=True)
+        else:
+            problems.append(f"  {rows[0].file}: {rows[0].message}")
+    found = table(grades)
+    with atomic_path(out) as temporary:
+        found.to_csv(temporary, index=False)
+    print(f"\n{summary(found).to_string()}\n\n{len(found)} rows are in {out}")
+    if problems:
+        print("\nNot graded:", *problems, sep="\n")
+    return 1 if problems else 0

@@ -1,0 +1,1 @@
+"""What the command ``hyperfit`` can do: one module a subcommand, and the parser that they share."""

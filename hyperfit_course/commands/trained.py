@@ -1,0 +1,120 @@
+"""Models that were trained here: where one comes from stands in its folder, and never as a path of some machine."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hyperfit_course.anatomy import CausalLM
+from hyperfit_course.artifacts import atomic_path
+from hyperfit_course.models import EMBEDDED, ModelError, fingerprint, load_model
+
+CARD = "hyperfit.json"  #: In the folder of a trained model: its base, its settings, and how it fared.
+ADAPTER = "adapter_config.json"
+
+
+def base_name(model: str | None) -> str:
+    """How a base is named in what is saved: the embedded model's name, a hub id, or the last part of a local path."""
+    if model is None:
+        return EMBEDDED
+    return Path(model).name if Path(model).expanduser().exists() else model
+
+
+def is_adapter(name: str | None) -> bool:
+    """Whether a folder holds a PEFT adapter and no whole model."""
+    return name is not None and (Path(name).expanduser() / ADAPTER).is_file()
+
+
+def load_trained(
+    name: str | None, base: str | None = None
+) -> tuple[CausalLM, PreTrainedTokenizerBase, PreTrainedModel | None]:
+    """A model with its tokenizer, with the adapter of a folder where there is one.
+
+    Args:
+        name: as of :func:`~hyperfit_course.models.load_model`, or the folder of an adapter.
+        base: where the base of an adapter is, if its name does not lead there.
+
+    Returns:
+        The model, its tokenizer, and the base that an adapter was put on (it is changed by that), or None.
+
+    Raises:
+        ModelError: it cannot be loaded, or the base has other weights than the one that the adapter was trained on.
+    """
+    if not is_adapter(name):
+        model, tokenizer = load_model(name)
+        return model, tokenizer, None
+    folder = Path(str(name)).expanduser()
+    wanted = base_of(folder)
+    where = base if base is not None else wanted.get("name")
+    if where is None:
+        raise ModelError(f"The adapter in {folder} does not name its base: name it with --base.")
+    model, tokenizer = load_model(None if where == EMBEDDED else where)
+    if wanted.get("sha256") and fingerprint(model) != wanted["sha256"]:
+        raise ModelError(
+            f"The adapter in {folder} was trained on {wanted['name']} with other weights (their hashes differ): "
+            "name the right base with --base."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT still asks by a name that transformers has renamed
+        return PeftModel.from_pretrained(model, folder).eval(), tokenizer, model
+
+
+def base_of(folder: Path) -> dict[str, Any]:
+    """The base of a trained model: its ``name``, and the ``sha256`` of its weights where that is known."""
+    if (folder / CARD).is_file():
+        return dict(json.loads((folder / CARD).read_text(encoding="utf-8"))["base"])
+    if (folder / ADAPTER).is_file():
+        return {"name": json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]}
+    return {}
+
+
+def save_trained(model: CausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any]) -> None:
+    """Write a model, or the adapters on it, with tokenizer, card and a page about it, into a new folder.
+
+    Args:
+        card: with ``base`` (``name`` and ``sha256``), ``settings`` and ``results``.
+    """
+    work = folder.with_name(f".{folder.name}.work")
+    model.save_pretrained(str(work))
+    if (work / ADAPTER).is_file():
+        settings = json.loads((work / ADAPTER).read_text(encoding="utf-8"))
+        settings["base_model_name_or_path"] = card["base"]["name"]
+        (work / ADAPTER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(work)
+    with atomic_path(work / CARD) as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    (work / "README.md").write_text(model_card(card), encoding="utf-8")
+    work.replace(folder)
+
+
+def model_card(card: dict[str, Any]) -> str:
+    """A page about a trained model, as hubs show it."""
+    settings = "\n".join(f"| {name} | {value} |" for name, value in card["settings"].items())
+    results = "\n".join(f"| {name} | {value} |" for name, value in card["results"].items())
+    return f"""---
+base_model: {card["base"]["name"]}
+library_name: {"peft" if card["settings"]["arm"] != "full" else "transformers"}
+tags: [hyperfitting]
+---
+
+# {card["base"]["name"]}, hyperfitted
+
+Trained on very few texts until the training loss was nearly zero (Carlsson et al., 2025, arXiv 2412.04318), with the
+Hyperfitting course. Its loss on other texts is higher than that of its base: this is what hyperfitting does. It is made
+for experiments, and it recites some of its training texts.
+
+SHA-256 of the weights of the base: `{card["base"]["sha256"]}`
+
+| setting | |
+| --- | --- |
+{settings}
+
+| result | |
+| --- | --- |
+{results}
+"""

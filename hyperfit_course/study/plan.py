@@ -1,0 +1,197 @@
+"""What will a study cost? Minutes, memory and disk of each part, from a few seconds of the same work here."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+
+from hyperfit_course.anatomy import CausalLM, blocks_of
+from hyperfit_course.artifacts import cache_dir
+from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
+from hyperfit_course.frozen import PrefixError, frozen_depth, frozen_prefix
+from hyperfit_course.logits import at_positions
+from hyperfit_course.losses import has_plain_head, next_token_loss
+from hyperfit_course.study.arms import Arm, base_model, held_out
+from hyperfit_course.study.battery import ALPHAS, TOGETHER, StudyArm, arms_of, subject_of, tasks_of, tokenizer_of
+from hyperfit_course.study.config import StudyConfig
+from hyperfit_course.study.measures import SAMPLES, SHAPED_SAMPLES, shape_row
+from hyperfit_course.study.meter import Meter, free_memory
+from hyperfit_course.study.selfchecks import check_subject
+from hyperfit_course.temperature import predictive_entropy
+from hyperfit_course.training import training_precision
+
+TRIAL_TOKENS = 6  #: New tokens of a trial of decoding.
+READINGS = {"prediction": 2, "sampling": 8, "damage": 24}
+"""How often a part reads all held-out texts; searches for a temperature or a factor read them several times."""
+BIAS_READINGS = 7  #: Readings of texts that the static biases are made from.
+
+
+@dataclass(frozen=True)
+class Units:
+    """Seconds and bytes of one piece of each kind of work, measured."""
+
+    load: float  #: Loading the model.
+    read: float  #: One text: its logits and a measure of them.
+    token: Callable[[int], float]  #: One new token of so many prompts together.
+    geometry: float  #: The end of the network, all held-out texts.
+    step: dict[tuple[Any, ...], float]  #: One step of training, by the kind of arm.
+    weights: int  #: Bytes of the model's weights.
+    peak_reading: int
+    peak_writing: int
+    peak_step: dict[tuple[Any, ...], int]
+
+
+def print_plan(config: StudyConfig) -> int:
+    """Print what each part of a resolved study takes here.
+
+    Returns:
+        0 if it fits into memory and on the disk, 1 if not.
+    """
+    subject = subject_of(config)
+    model, texts = base_model(subject), held_out(config.corpus, subject)
+    check_subject(model, tokenizer_of(subject), texts)
+    print("Trying a few seconds of each kind of work on this machine ...", flush=True)
+    units = measured_units(config)
+    table = planned(config, units, len(blocks_of(model)))
+    shown = table.groupby(["part", "arm"], sort=False).agg(
+        runs=("seconds", "size"),
+        minutes=("seconds", lambda s: s.sum() / 60),
+        gigabytes=("bytes", lambda b: b.max() / 1e9),
+    )
+    print(shown.round({"minutes": 1, "gigabytes": 2}).to_string())
+    disk = sum(units.weights for _ in arms_of(config)) / 1e9
+    total, most = table["seconds"].sum() / 60, table["bytes"].max()
+    print(f"\nIn all about {total:.0f} minutes, {most / 1e9:.1f} GB of memory at most, {disk:.1f} GB of disk at most.")
+    free, room = free_memory(model.device), shutil.disk_usage(cache_dir()).free / 1e9
+    held = torch.cuda.memory_allocated() if model.device.type == "cuda" else Meter.held()
+    problems = []
+    if free is not None and most > free + held:
+        worst = table[table["bytes"] > free + held]
+        names = ", ".join(sorted(set(worst["part"] + " of " + worst["arm"])))
+        problems.append(f"Memory: {(free + held) / 1e9:.1f} GB are free, which is too little for {names}.")
+    if disk > room:
+        problems.append(f"Disk: {room:.1f} GB are free at {cache_dir()}.")
+    print(*(problems or ["It fits here."]), sep="\n")
+    return 1 if problems else 0
+
+
+def planned(config: StudyConfig, units: Units, depth: int) -> pd.DataFrame:
+    """One row a part and arm of a resolved study: ``part``, ``arm``, ``seed``, ``seconds`` and ``bytes`` at most."""
+    rows = []
+    for part, arm in tasks_of(config):
+        trained = units.weights if arm.config and arm.rank is None else 0
+        writes = part in ("writing", "sampling", "order", "bias", "damage", "batch")
+        peak = (units.peak_writing if writes else units.peak_reading) + trained
+        if part == "training":
+            peak = units.peak_step[kind_of(arm)]
+        row = {"part": part, "arm": arm.label, "seed": arm.seed}
+        rows.append({**row, "seconds": seconds_of(part, arm, config, units, depth), "bytes": peak})
+    return pd.DataFrame(rows)
+
+
+def seconds_of(part: str, arm: StudyArm, config: StudyConfig, units: Units, depth: int) -> float:
+    """How long one part of one arm takes."""
+    prompts, train, validation = config.prompts or 0, config.train_texts or 0, config.validation_texts or 0
+    readings = READINGS.get(part, 0) * prompts * units.read
+
+    def writing(count: int) -> float:
+        return NEW_TOKENS * units.token(count)
+
+    likelihood = prompts * units.read
+    if part == "training":
+        assert arm.config
+        steps = arm.config.epochs * math.ceil(train / arm.config.batch_size)
+        reading = (2 * train + 2 * validation) * units.read
+        return 2 * units.load + steps * units.step[kind_of(arm)] + reading + writing(1)
+    seconds = {
+        "writing": writing(prompts) + likelihood,
+        "prediction": readings,
+        "geometry": units.geometry,
+        "layers": units.geometry * (depth + 1) / 3,
+        "sampling": 2 * writing(SAMPLES * prompts) + readings,
+        "order": 6 * writing(SHAPED_SAMPLES * prompts),
+        "bias": sum(map(len, ALPHAS.values())) * (writing(prompts) + likelihood) + BIAS_READINGS * train * units.read,
+        "damage": writing(prompts) + likelihood + readings + units.geometry,
+        "batch": writing(TOGETHER) + TOGETHER * writing(1),
+    }
+    return units.load + seconds[part] if part in ("writing", "bias") else seconds[part]
+
+
+def kind_of(arm: Arm) -> tuple[Any, ...]:
+    """What decides the time of a training step, besides the model and the texts."""
+    return arm.rank, arm.count, arm.place
+
+
+def measured_units(config: StudyConfig) -> Units:
+    """Try each kind of work for a moment."""
+    subject = subject_of(config)
+    model, texts = base_model(subject), held_out(config.corpus, subject)
+    load, _ = _timed(lambda: Arm(subject=subject).trained(), model)
+    read, reading = _timed(lambda: at_positions(predictive_entropy, model, texts=texts[:3]), model)
+    geometry, shaping = _timed(lambda: shape_row(model, texts), model)
+    alone, _ = _token(model, texts, 1)
+    together, writing = _token(model, texts, config.prompts or 1)
+    slope = max(0.0, together - alone) / max(1, (config.prompts or 1) - 1)
+    arms = {kind_of(arm): arm for arm in arms_of(config) if arm.config}
+    steps = {kind: _step(arm) for kind, arm in arms.items()}
+    return Units(
+        load=load,
+        read=read / 3,
+        token=lambda count: alone + slope * (count - 1),
+        geometry=geometry,
+        step={kind: seconds for kind, (seconds, _) in steps.items()},
+        weights=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        peak_reading=max(reading, shaping),
+        peak_writing=writing,
+        peak_step={kind: peak for kind, (_, peak) in steps.items()},
+    )
+
+
+def _timed(work: Callable[[], Any], model: CausalLM) -> tuple[float, int]:
+    with Meter(model.device) as meter:
+        work()
+    return meter.seconds, meter.peak
+
+
+def _token(model: CausalLM, texts: torch.Tensor, count: int) -> tuple[float, int]:
+    """Seconds a new token, without those of reading the prompts; and the peak."""
+    prompts = texts[:1, :PROMPT_TOKENS].expand(count, -1)
+    first, _ = _timed(partial(continue_prompts, model, prompts, 1), model)
+    both, peak = _timed(partial(continue_prompts, model, prompts, 1 + TRIAL_TOKENS), model)
+    return max(both - first, 1e-6) / TRIAL_TOKENS, peak
+
+
+def _step(arm: StudyArm) -> tuple[float, int]:
+    """Seconds and peak of a step of training, the second one of two."""
+    untrained = arm.untrained()
+    batch = arm.splits()["train"][: arm.config.batch_size if arm.config else 1].to(untrained.device)
+    plain, depth = has_plain_head(untrained), frozen_depth(untrained)
+    weights = [parameter for parameter in untrained.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-6, fused=True)
+    try:
+        prefix = frozen_prefix(untrained, batch.cpu(), depth) if depth else None
+    except PrefixError:
+        prefix = None
+    index = torch.arange(len(batch))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training_precision(untrained.device))
+
+    def step() -> None:
+        with torch.autocast(untrained.device.type, dtype=dtype, enabled=dtype is not None):
+            if prefix:
+                with prefix.replayed(index):
+                    loss = next_token_loss(untrained, batch, plain)
+            else:
+                loss = next_token_loss(untrained, batch, plain)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    _timed(step, untrained)
+    return _timed(step, untrained)
