@@ -52,6 +52,7 @@ pages:
 	@echo "Building the pages and the slides: about 40 seconds"
 	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
 	@$(BIN)/python tools/slides.py --from $(FROM)
+	@$(BIN)/python tools/live_parts.py
 	@echo "The book is in _build/html: open file://$(CURDIR)/_build/html/index.html or run 'make serve'"
 
 pdf: html ## print the book into _build/hyperfitting.pdf with Chromium (about a minute)
@@ -79,7 +80,7 @@ test-colab: assets ## run two chapters and an exercise with the packages that Go
 	@$(BIN)/python -m pytest -q -m colab tests/test_colab_simulation.py
 
 colab: ## inside Google Colab's own image: the same with what is installed there
-	@$(PYTHON) tools/colab.py
+	@$(PYTHON) tools/run_in_colab.py
 
 lint: setup ## check style and types (a minute or two the first time, then seconds)
 	@$(BIN)/ruff check $(CODE)
@@ -87,9 +88,12 @@ lint: setup ## check style and types (a minute or two the first time, then secon
 	@$(BIN)/mypy hyperfit_course
 	@$(BIN)/mypy --ignore-missing-imports tools book/_ext  # Jupyter Book's parts come without types
 
-notebooks: assets ## authors: run the notebooks that changed and put them beside their text, to be committed (minutes)
-	@$(BIN)/python tools/notebooks.py execute
-	@$(BIN)/python tools/notebooks.py publish
+# What is committed is trained in float32 on every machine, so that its numbers can be compared.
+notebooks results: export ACCELERATE_MIXED_PRECISION := no
+
+notebooks: assets ## authors: run what changed and put it beside its text, to be committed; or only NAMES="coin" (minutes)
+	@$(BIN)/python tools/notebooks.py execute $(NAMES)
+	@$(BIN)/python tools/notebooks.py publish $(NAMES)
 
 refresh: setup ## authors: bring the text of the committed notebooks up to date, where only prose changed (seconds)
 	@$(BIN)/python tools/notebooks.py refresh
@@ -97,14 +101,16 @@ refresh: setup ## authors: bring the text of the committed notebooks up to date,
 set-repository: setup ## make badges, buttons and set-up cells lead to your fork: make set-repository URL=https://github.com/ORG/REPO
 	@$(BIN)/python tools/notebooks.py set-repository "$(URL)"
 
-results: assets ## authors: record seeds, sweeps and arms in results/ (about 3 hours; goes on where it stopped)
-	@$(BIN)/python tools/results.py
+results: assets ## authors: record seeds, sweeps and arms in results/ (about 16 hours; goes on where it stopped)
+	@$(BIN)/python tools/course_results.py
+	@$(BIN)/python tools/evidence_results.py
 
 benchmarks: assets ## measure speed and memory against other libraries (about 30 minutes)
 	@$(BIN)/python benchmarks/train_step.py
-	@$(BIN)/python benchmarks/late_stage.py
+	@$(BIN)/python benchmarks/late_stage_step.py
 	@$(BIN)/python benchmarks/full_step.py
 	@$(BIN)/python benchmarks/match_temperature.py
+	@$(BIN)/python benchmarks/decode_step.py
 
 clean: ## remove what was built; .venv and the fetched model stay
 	@rm -rf _build .mypy_cache .pytest_cache .ruff_cache

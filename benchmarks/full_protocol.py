@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,17 +22,17 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
-
-from recording import RESULTS, Row, Task, end_shape_row, record, repetition_row
-
 from hyperfit_course.anatomy import CausalLM
-from hyperfit_course.corpora import SPLITS, load_corpus, make_blocks
+from hyperfit_course.corpora import SPLITS, load_corpus, make_texts
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
 from hyperfit_course.late_stage import late_stage_lora
 from hyperfit_course.models import EMBEDDED, load_model
+from hyperfit_course.study.measures import shape_row
+from hyperfit_course.study.recording import Row, Task, record
+from hyperfit_course.study.writing import repetition_row
 from hyperfit_course.training import HyperfitConfig, hyperfit, training_precision
 
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 RANK = 16
 LEARNING_RATES = {"full": 2e-5, "last 5": 1e-3}
 """Of each way to train."""
@@ -47,7 +46,7 @@ class Protocol:
     corpus: str = "wiki"
     texts: int = 2000
     held_out: int = 64
-    size: int = 256
+    length: int = 256
     epochs: int = 260
     target_loss: float = 0.01
     seeds: int = 3
@@ -64,13 +63,13 @@ class Protocol:
         )
 
 
-def protocol_blocks(protocol: Protocol, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+def protocol_splits(protocol: Protocol, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
     """The same texts for every run: to train on, and others, of which the first ones are prompts, too."""
     corpus = load_corpus(protocol.corpus)
     articles = [text for split in SPLITS for text in corpus[split]]
     wanted = protocol.texts + protocol.held_out
-    rows = make_blocks(
-        dict.fromkeys(SPLITS, articles), tokenizer, wanted, n_validation=1, n_prompts=1, block_size=protocol.size
+    rows = make_texts(
+        dict.fromkeys(SPLITS, articles), tokenizer, wanted, n_validation=1, n_prompts=1, length=protocol.length
     )["train"]
     train, held_out = rows.split([protocol.texts, protocol.held_out])
     return {"train": train, "validation": held_out, "prompts": held_out[:PROMPTS]}
@@ -80,12 +79,12 @@ def measure_run(way: str | None, seed: int, protocol: Protocol) -> Iterator[Row]
     """Train one model (``None``: the base model, not trained) and measure it with both kinds of prompts."""
     model: CausalLM
     model, tokenizer = load_model()
-    blocks = protocol_blocks(protocol, tokenizer)
+    splits = protocol_splits(protocol, tokenizer)
     trained: Row = {}
     if way == "last 5":
         model = late_stage_lora(model, 5, RANK, seed=seed)
     if way:
-        history = hyperfit(model, blocks, protocol.config(way, seed))
+        history = hyperfit(model, splits, protocol.config(way, seed))
         trained = {
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "minutes": round(float(history["seconds"].sum()) / 60, 2),
@@ -93,15 +92,15 @@ def measure_run(way: str | None, seed: int, protocol: Protocol) -> Iterator[Row]
             "history": {name: values.dropna().round(5).tolist() for name, values in history.items()},
             "evaluated_epochs": history.dropna(subset=["validation_loss"])["epoch"].tolist(),
         }
-    tales = make_blocks(load_corpus("tales"), tokenizer, n_prompts=PROMPTS)["prompts"]
-    for corpus, texts in ((protocol.corpus, blocks["prompts"]), ("tales", tales)):
+    tales = make_texts(load_corpus("tales"), tokenizer, n_prompts=PROMPTS)["prompts"]
+    for corpus, texts in ((protocol.corpus, splits["prompts"]), ("tales", tales)):
         greedy = continue_prompts(model, texts[:, :PROMPT_TOKENS], progress=f"{way or 'base'}, prompts from {corpus}")
         yield {
             "way": way or "base",
             "seed": seed,
             "prompts": corpus,
             **repetition_row(greedy),
-            **end_shape_row(model, texts),
+            **shape_row(model, texts),
             **trained,
         }
 

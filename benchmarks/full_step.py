@@ -1,6 +1,6 @@
 """Where do the time and the memory of a full fine-tuning step go, and what can the loss save of them?
 
-One step on 4 of the blocks on which the other benchmarks train, with two losses: ``plain``, which holds all logits, as
+One step on 4 of the texts on which the other benchmarks train, with two losses: ``plain``, which holds all logits, as
 the Trainer of transformers does, and ``chunked``, the course's.
 
 - Seconds by stage, medians of several steps, in the precision of training on this machine: ``blocks`` (forward, up to
@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from late_stage import WAYS, gemm_rate, products
+from late_stage_step import WAYS, gemm_rate, products
 from measuring import save_benchmark
 from torch import Tensor
 from torch.distributed._tools.mem_tracker import MemTracker
-from train_step import CONFIG, model_and_blocks
+from train_step import CONFIG, model_and_splits
 from transformers import PreTrainedModel
 
 from hyperfit_course.anatomy import body_of
@@ -98,9 +98,9 @@ def megabytes_by_kind(model: PreTrainedModel, batch: Tensor, chunked: bool) -> d
 def main() -> None:
     """Profile the step with both losses."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    model, blocks = model_and_blocks()
-    batch = blocks["train"][: CONFIG.batch_size].to(model.device)
-    of_products = products(WAYS["ours-full"]) * len(batch) / len(blocks["train"]) / gemm_rate()
+    model, splits = model_and_splits()
+    batch = splits["train"][: CONFIG.batch_size].to(model.device)
+    of_products = products(WAYS["ours-full"]) * len(batch) / len(splits["train"]) / gemm_rate()
     rows: list[dict[str, Any]] = []
     for name, chunked in LOSSES.items():
         seconds = seconds_by_stage(model, batch, chunked)

@@ -19,45 +19,45 @@ from measuring import peak_memory_megabytes, reset_peak_memory, save_benchmark
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hyperfit_course.corpora import load_corpus, make_blocks
-from hyperfit_course.distributions import match_temperature
+from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.models import load_model
+from hyperfit_course.temperature import match_temperature
 
 TARGET_ENTROPY = 1.5
 POSITIONS = 4096
 
 
 @torch.no_grad()
-def whole(model: PreTrainedModel, blocks: Tensor) -> float:
+def whole(model: PreTrainedModel, texts: Tensor) -> float:
     """Match with all logits in memory."""
-    logits = torch.cat([model(input_ids=block[None]).logits[0, :-1] for block in blocks])
+    logits = torch.cat([model(input_ids=text[None]).logits[0, :-1] for text in texts])
     return match_temperature(logits, TARGET_ENTROPY)
 
 
-def streamed(model: PreTrainedModel, blocks: Tensor) -> float:
+def streamed(model: PreTrainedModel, texts: Tensor) -> float:
     """Match with the model, a few positions at a time."""
-    return match_temperature(model, TARGET_ENTROPY, blocks)
+    return match_temperature(model, TARGET_ENTROPY, texts)
 
 
 def main() -> None:
     """Measure both ways and write their peaks."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     model, tokenizer = load_model()
-    blocks = make_blocks(load_corpus("news"), tokenizer, n_train=32, block_size=POSITIONS // 32 + 1)["train"]
-    model(input_ids=blocks[:1])  # what the first call allocates once belongs to neither way
+    texts = make_texts(load_corpus("news"), tokenizer, n_train=32, length=POSITIONS // 32 + 1)["train"]
+    model(input_ids=texts[:1])  # what the first call allocates once belongs to neither way
     rows = []
     for way in (streamed, whole):
         gc.collect()
         reset_peak_memory()
         loaded = peak_memory_megabytes()
         start = time.perf_counter()
-        temperature = way(model, blocks)
+        temperature = way(model, texts)
         seconds = time.perf_counter() - start
         above = peak_memory_megabytes() - loaded
         rows.append(
             {
                 "way": way.__name__,
-                "positions": blocks[:, 1:].numel(),
+                "positions": texts[:, 1:].numel(),
                 "temperature": round(temperature, 4),
                 "seconds": round(seconds, 1),
                 "megabytes_above_the_model": round(above),

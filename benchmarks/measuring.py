@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hyperfit_course.claims import save_results
+from hyperfit_course.study.records import save_results
 
 TARGET = Path(__file__).resolve().parent.parent / "results" / "benchmarks.json"
 

@@ -1,6 +1,6 @@
 """How long does an epoch of hyperfitting take, compared with what one would use otherwise?
 
-Three ways to train all weights of the same model for one epoch on the same 16 blocks, 4 at a step as in chapter 02:
+Three ways to train all weights of the same model for one epoch on the same 16 texts, 4 at a step as in chapter 02:
 
 - ``ours``: :func:`hyperfit_course.training.hyperfit`;
 - ``trainer``: the Trainer of transformers, in the same precision and with the same batches, optimizer and clipping;
@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from hyperfit_course import training
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import CACHE_VARIABLE
-from hyperfit_course.corpora import load_corpus, make_blocks
+from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.models import load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit, training_precision
 
@@ -36,18 +36,18 @@ CONFIG = HyperfitConfig(epochs=2, evaluate_every=2)
 
 
 @functools.cache
-def model_and_blocks() -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """The embedded model and the blocks that every way trains on."""
+def model_and_splits() -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """The embedded model and the texts that every way trains on."""
     model, tokenizer = load_model()
-    return model, make_blocks(load_corpus("tales"), tokenizer, n_train=16)
+    return model, make_texts(load_corpus("tales"), tokenizer, n_train=16)
 
 
-def ours(model: CausalLM, blocks: dict[str, Tensor]) -> float:
+def ours(model: CausalLM, splits: dict[str, Tensor]) -> float:
     """Seconds of the second epoch of the course's loop."""
     training.evaluate = lambda *_: {}  # the other ways do not evaluate either, and its memory would count
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE_VARIABLE] = folder  # a fresh cache: the run must not be found there
-        return float(hyperfit(model, blocks, CONFIG).iloc[-1]["seconds"])
+        return float(hyperfit(model, splits, CONFIG).iloc[-1]["seconds"])
 
 
 class _EpochTimer(TrainerCallback):
@@ -58,7 +58,7 @@ class _EpochTimer(TrainerCallback):
         self.seconds = time.perf_counter() - self.start
 
 
-def trainer(model: CausalLM, blocks: dict[str, Tensor]) -> float:
+def trainer(model: CausalLM, splits: dict[str, Tensor]) -> float:
     """Seconds of the second epoch of the Trainer, with its defaults except for what the recipe sets."""
     precision, timer = training_precision(model.device), _EpochTimer()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,19 +79,19 @@ def trainer(model: CausalLM, blocks: dict[str, Tensor]) -> float:
             report_to=[],
             disable_tqdm=True,
         )
-        rows = [{"input_ids": row, "labels": row} for row in blocks["train"]]
+        rows = [{"input_ids": row, "labels": row} for row in splits["train"]]
         Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[timer]).train()
     return timer.seconds
 
 
-def float32(model: CausalLM, blocks: dict[str, Tensor]) -> float:
+def float32(model: CausalLM, splits: dict[str, Tensor]) -> float:
     """Seconds of the second epoch of a bare float32 loop."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate)
     model.train()
     for _ in range(CONFIG.epochs):
         start = time.perf_counter()
-        for index in torch.randperm(len(blocks["train"])).split(CONFIG.batch_size):
-            batch = blocks["train"][index].to(model.device)
+        for index in torch.randperm(len(splits["train"])).split(CONFIG.batch_size):
+            batch = splits["train"][index].to(model.device)
             optimizer.zero_grad()
             model(input_ids=batch, labels=batch).loss.backward()
             optimizer.step()
@@ -101,14 +101,14 @@ def float32(model: CausalLM, blocks: dict[str, Tensor]) -> float:
 def main() -> None:
     """Time the three ways in turn and write the medians, the ratios and the peak memory."""
     ways = {way.__name__: way for way in (ours, trainer, float32)}
-    seconds = {name: functools.partial(lambda way: way(*model_and_blocks()), way) for name, way in ways.items()}
+    seconds = {name: functools.partial(lambda way: way(*model_and_splits()), way) for name, way in ways.items()}
     measured = time_in_turn(str(__doc__), seconds)
-    model, blocks = model_and_blocks()
+    model, splits = model_and_splits()
     rows = [
         {
             "way": name,
             "precision": "no" if name == "float32" else training_precision(model.device),
-            "tokens_an_epoch": blocks["train"].numel(),
+            "tokens_an_epoch": splits["train"].numel(),
             "batch_size": CONFIG.batch_size,
             "times_ours": round(row["median_seconds"] / measured["ours"]["median_seconds"], 2),
             **row,

@@ -2,7 +2,8 @@
 
     execute   make the exercises from the solutions, and run every notebook whose code, library or recorded results
               changed; the others are skipped
-    publish   copy what was executed beside its source, for readers in Colab and on GitHub (authors only)
+    publish   copy what was executed beside its source, and its claims into `results/`, for readers in Colab and on
+              GitHub (authors only)
     refresh   bring the text of the committed notebooks up to date and keep their outputs: runs nothing
     set-repository URL
               give the course the address of its repository, in every badge, button and set-up cell
@@ -10,13 +11,14 @@
     check     fail, saying why, when a committed notebook is not what its source gives
 
 An author edits a `.md`, runs `make notebooks` (execute, then publish) and commits both files. Where only prose
-changed, `make refresh` is enough. `make book`
-runs execute and seed; `make html` seeds from the committed notebooks.
+changed, `make refresh` is enough. `make book` runs execute and seed; `make html` seeds from the committed notebooks.
+A NAME is the end of a page's path: `coin` is a lab with its exercises and solutions, `exercises/labs/coin` one page.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import re
@@ -31,7 +33,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import read_myst_markdown_notebook
 from nbformat import NotebookNode
-from notebook_pipeline.execute import CLAIMS, execute, execution_key
+from notebook_pipeline.execute import CLAIMS, NEW_CLAIMS, execute, execution_key
 from notebook_pipeline.exercises import exercise_problems, write_exercises
 from notebook_pipeline.generate import copy_outputs, generate, generated_part, page_code, read, write
 from notebook_pipeline.markdown import Site
@@ -62,12 +64,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=here, help="the course (default: the one this script is in)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("execute", help="run the notebooks that changed")
-    command.add_argument("names", nargs="*", metavar="NAME", help="such as 02_hyperfitting (default: all)")
-    command.set_defaults(command=run_execute)
-
-    command = commands.add_parser("publish", help="copy executed notebooks beside their sources")
-    command.set_defaults(command=run_publish)
+    for name, run, does in (
+        ("execute", run_execute, "run the notebooks that changed"),
+        ("publish", run_publish, "copy executed notebooks beside their sources"),
+    ):
+        command = commands.add_parser(name, help=does)
+        command.add_argument("names", nargs="*", metavar="NAME", help="such as 02_hyperfitting (default: all)")
+        command.set_defaults(command=run)
 
     command = commands.add_parser("refresh", help="bring the text of the committed notebooks up to date")
     command.set_defaults(command=run_refresh)
@@ -86,11 +89,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def select(project: Project, names: list[str]) -> list[Path]:
+    """The text notebooks whose paths end with one of these names, with or without a suffix; all of them for no name."""
+    chosen: set[Path] = set()
+    for name in names:
+        wanted = Path(re.sub(r"\.(md|ipynb)$", "", name))
+        ends = {path: Path(*path.with_suffix("").parts[-len(wanted.parts) :]) for path in project.text_notebooks}
+        if wanted not in ends.values():
+            known = sorted({end.as_posix() for end in ends.values()})
+            nearest = ", ".join(difflib.get_close_matches(wanted.as_posix(), known, cutoff=0))
+            raise PipelineError(f"no text notebook is called {name}; the nearest names are {nearest}")
+        chosen |= {path for path, end in ends.items() if end == wanted}
+    return [path for path in project.text_notebooks if path in chosen or not names]
+
+
 def run_execute(project: Project, options: argparse.Namespace) -> int:
     """Execute the notebooks whose outputs are out of date."""
     write_exercises(project)
     site = Site(project)
-    sources = project.select(options.names)
+    sources = select(project, options.names)
     for number, source in enumerate(sources, 1):
         notebook = generate(site, source)
         title = f"[{number}/{len(sources)}] {project.name(source)}"
@@ -99,6 +116,7 @@ def run_execute(project: Project, options: argparse.Namespace) -> int:
             print(f"{title}: executing", flush=True)
             started = time.monotonic()
             execute(project, notebook, source)
+            keep_claims(project, source)
             print(f"{title}: done in {time.monotonic() - started:.0f} s", flush=True)
         else:
             print(f"{title}: nothing changed, not executed", flush=True)
@@ -108,28 +126,50 @@ def run_execute(project: Project, options: argparse.Namespace) -> int:
     return 0
 
 
+def keep_claims(project: Project, source: Path) -> None:
+    """Keep what a page has just claimed, and forget what it had claimed before."""
+    new, page = project.executed / NEW_CLAIMS, source.relative_to(project.root).with_suffix("")
+    for claim in json.loads(new.read_text("utf8")):
+        if Path("book", claim["chapter"]) != page:
+            problem = f"the claim {claim['id']} has chapter={claim['chapter']!r}, which is another page or none"
+            raise PipelineError(f"{project.name(source)}: {problem}; the path below book/ is wanted")
+    replace_claims(project, new, project.executed / CLAIMS.name, [source])
+
+
 def up_to_date(project: Project, source: Path, notebook: NotebookNode) -> NotebookNode | None:
     """The executed form of a notebook if nothing that its outputs depend on has changed since."""
     path = project.executed_path(source)
     if not path.exists():
         return None
     earlier = read(path)
-    return earlier if earlier.metadata["hyperfit"]["key"] == execution_key(project, notebook) else None
+    return earlier if earlier.metadata["hyperfit"]["key"] == execution_key(project, notebook, source) else None
 
 
 def run_publish(project: Project, options: argparse.Namespace) -> int:
-    """Copy every executed notebook beside its source, and the claims that they recorded to `results/`."""
-    site = Site(project)
-    for source in project.text_notebooks:
+    """Copy executed notebooks beside their sources, and the claims that they recorded to `results/`."""
+    site, sources = Site(project), select(project, options.names)
+    for source in sources:
         executed = up_to_date(project, source, generate(site, source))
         if executed is None:
-            raise PipelineError(f"{project.name(source)} changed since it was executed: run `make notebooks`")
+            names = f" NAMES={source.stem}" if options.names else ""
+            raise PipelineError(f"{project.name(source)} changed since it was executed: run `make notebooks{names}`")
         write(executed, source.with_suffix(".ipynb"))
     claims = project.executed / CLAIMS.name
     if claims.exists():
-        shutil.copyfile(claims, project.root / CLAIMS)
-    print(f"{len(project.text_notebooks)} notebooks are beside their sources, ready to commit")
+        replace_claims(project, claims, project.root / CLAIMS, sources)
+    print(f"{len(sources)} notebooks are beside their sources, ready to commit")
     return 0
+
+
+def replace_claims(project: Project, new: Path, old: Path, sources: list[Path]) -> None:
+    """Let what these pages claim in one file replace what they claim in another; other pages keep theirs."""
+    others = [source for source in project.text_notebooks if source not in sources]
+    claims = []
+    for path, pages in ((new, sources), (old, others)):
+        for claim in json.loads(path.read_text("utf8")) if path.exists() else []:
+            claims += [claim] if project.root / "book" / f"{claim['chapter']}.md" in pages else []
+    claims.sort(key=lambda claim: claim["id"])
+    old.write_text(json.dumps(claims, indent=1) + "\n", "utf8")
 
 
 def run_refresh(project: Project, options: argparse.Namespace) -> int:
@@ -149,7 +189,7 @@ def refreshed_notebooks(project: Project) -> dict[Path, NotebookNode]:
         with_outputs(project, source, source.with_suffix(".ipynb"))  # refuses where the code differs
         committed, notebook = read(source.with_suffix(".ipynb")), generate(site, source)
         copy_outputs(committed, notebook)
-        notebook.metadata |= committed.metadata
+        notebook.metadata["hyperfit"] = committed.metadata["hyperfit"]
         refreshed[source] = notebook
     return refreshed
 
@@ -217,8 +257,12 @@ def run_check(project: Project, options: argparse.Namespace) -> int:
     site = Site(project)
     problems = list(exercise_problems(project))
     problems += [problem for source in project.text_notebooks for problem in notebook_problems(site, source)]
+    for path in project.files(".md"):
+        if path not in project.toc:
+            name = project.name(path)
+            problems.append(f"{name}: no page of the book; write `- file: {name.removesuffix('.md')}` into _toc.yml")
     expected = {source.with_suffix(".ipynb") for source in project.text_notebooks}
-    for path in project.generated_notebooks:
+    for path in project.files(".ipynb"):
         if path not in expected:
             problems.append(f"{project.name(path)}: no text notebook beside it; delete it or write its .md")
     for problem in problems:

@@ -1,8 +1,9 @@
-"""Make the slides: one deck a chapter, from the text and the executed notebook of that chapter.
+"""Make the slides: one deck a chapter or lab, from its text and its executed notebook.
 
 Each section gives a slide with the first sentences of its lists, and one slide for each table, formula and figure, and
-for the first sample of text. The claims are a table. The prose of the section is in the speaker notes (key S). A quiz
-gives one slide a question, with the answers explained in the notes. Nothing is executed; the decks work offline.
+for the first sample of text. A code cell tagged `claims`, which prints the claims that it records, gives a table of
+them, and the outputs of one tagged `no-slide` are left out. The prose of the section is in the speaker notes (key S).
+A quiz gives one slide a question, with the answers explained in the notes. Nothing is executed; the decks work offline.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def write_sources(project: Project, folder: Path, just_executed: bool) -> None:
     (folder / "_static" / "slides.css").write_text(STYLE, "utf8")
     (folder / "conf.py").write_text(CONFIGURATION.format(title=project.config["title"]), "utf8")
     site = Site(project)
-    chapters = [source for source in project.text_notebooks if source.parent.name == "book"]
+    chapters = [source for source in project.text_notebooks if source.is_relative_to(project.root / "book")]
     for source in chapters:
         (folder / source.name).write_text("\n\n".join(deck(site, source, folder, just_executed)) + "\n", "utf8")
     contents = "\n".join(source.stem for source in chapters)
@@ -95,10 +96,11 @@ def deck(site: Site, source: Path, folder: Path, just_executed: bool) -> Iterato
     title, prose, shown = "", "", []
     for cell in Page(site, source).cells():
         if cell.cell_type == "code":
-            cell = next(executed)
-            shown += [write_figure(cell, data, folder, source) for data in images(cell)]
-            shown += [f"```{{raw}} html\n{html}\n```" for html in samples(cell) + frames(cell)]
-            shown += [claims(recorded, source)] if "record_claims(" in cell.source else []
+            cell, tags = next(executed), cell.metadata.get("tags", [])
+            if "no-slide" not in tags:
+                shown += [write_figure(cell, data, folder, source) for data in images(cell)]
+                shown += [f"```{{raw}} html\n{html}\n```" for html in samples(cell) + frames(cell)]
+            shown += [claims(recorded, cell)] if "claims" in tags else []
             continue
         for part in re.split(r"^(?=##? )", cell.source, flags=re.M):
             if part.startswith("#"):
@@ -121,31 +123,29 @@ def samples(cell: NotebookNode) -> list[str]:
 
 
 def frames(cell: NotebookNode) -> list[str]:
-    """The computed tables among a cell's outputs that fit on a slide; the claims have a shorter one of their own."""
+    """The computed tables among a cell's outputs that fit on a slide."""
     found = [output.get("data", {}).get("text/html", "") for output in cell.outputs]
-    fitting = [html for html in found if 'class="dataframe"' in html and html.count("<tr") <= MOST_ROWS]
-    return [] if "claim_table(" in cell.source else fitting
+    return [html for html in found if 'class="dataframe"' in html and html.count("<tr") <= MOST_ROWS]
 
 
 def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> str:
     """Save a figure; returns the Markdown that shows it with its alt text."""
-    settings = cell.metadata.get("mystnb", {})
-    alt = settings.get("image", {}).get("alt") or settings.get("figure", {}).get("caption", "")
+    alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
     number = len(list(folder.glob(f"{source.stem}-*.png"))) + 1
     path = folder / f"{source.stem}-{number}.png"
     path.write_bytes(base64.b64decode(data))
     return f"![{alt}]({path.name})"
 
 
-def claims(path: Path, source: Path) -> str:
-    """A table of the recorded claims of a chapter, in the order of the chapter."""
-    recorded = json.loads(path.read_text("utf8"))
-    chapter = source.read_text("utf8")
-    recorded.sort(key=lambda claim: chapter.find(f'"{claim["id"]}"'))
-    lines = ["| claim | paper | here | holds |", "| --- | --- | --- | --- |"]
-    for claim in recorded:
-        if claim["chapter"] == source.stem:
-            lines.append("| {claim} | {paper} | {measured} | {} |".format("yes" if claim["holds"] else "no", **claim))
+def claims(path: Path, cell: NotebookNode) -> str:
+    """A table of the recorded claims whose ids a cell prints, each on a line with what became of it, in its order."""
+    recorded = {claim["id"]: claim for claim in json.loads(path.read_text("utf8"))}
+    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    lines = ["| claim | paper | here | verdict |", "| --- | --- | --- | --- |"]
+    for name in (line.split(":")[0] for line in printed.splitlines()):
+        if name not in recorded:
+            raise PipelineError(f"{path} has no claim {name!r}, which a notebook prints: run `make notebooks`")
+        lines.append("| {claim} | {paper} | {measured} | {verdict} |".format(**recorded[name]))
     return "\n".join(lines)
 
 

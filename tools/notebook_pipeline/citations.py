@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pybtex.database import BibliographyData, Entry, parse_file
+from pybtex.database import Entry, parse_file
 
 
 def read_bibliography(paths: list[Path]) -> dict[str, Entry]:
     """All entries of the bibliography files, by key."""
-    entries: dict[str, Entry] = {}
-    for path in paths:
-        data: BibliographyData = parse_file(str(path))
-        entries.update(data.entries)
-    return entries
+    return {key: entry for path in paths for key, entry in parse_file(str(path)).entries.items()}
+
+
+def citation(works: list[Entry], textual: bool) -> str:
+    """`Author et al. (2025)` when that is part of the sentence, else `(Author et al., 2025)`; or several works."""
+    cited = []
+    for work in works:
+        year = work.fields["year"]
+        cited.append(link(f"{authors(work)} ({year})" if textual else f"{authors(work)}, {year}", where(work)))
+    return ", ".join(cited) if textual else f"({'; '.join(cited)})"
 
 
 def authors(entry: Entry) -> str:
@@ -22,21 +27,14 @@ def authors(entry: Entry) -> str:
     return f"{names[0]} et al." if len(names) > 2 else " & ".join(names)
 
 
-def address(entry: Entry) -> str | None:
-    """Where the work can be read."""
-    fields = entry.fields
-    if "url" in fields:
-        return fields["url"]
-    if "doi" in fields:
-        return f"https://doi.org/{fields['doi']}"
-    if "eprint" in fields:
-        return f"https://arxiv.org/abs/{fields['eprint']}"
+def where(entry: Entry) -> str | None:
+    """The address where a work can be read."""
+    for field, prefix in (("url", ""), ("doi", "https://doi.org/"), ("eprint", "https://arxiv.org/abs/")):
+        if field in entry.fields:
+            return prefix + entry.fields[field]
     return None
 
 
-def cite(entry: Entry, textual: bool) -> str:
-    """One work, as `Author et al. (2025)` when it is part of the sentence, else `Author et al., 2025`."""
-    year = entry.fields["year"]
-    text = f"{authors(entry)} ({year})" if textual else f"{authors(entry)}, {year}"
-    link = address(entry)
-    return f"[{text}]({link})" if link else text
+def link(text: str, address: str | None) -> str:
+    """A link, or only its text without an address."""
+    return f"[{text}]({address})" if address else text

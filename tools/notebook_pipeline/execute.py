@@ -1,78 +1,85 @@
-"""Running a notebook, with something to see for those who wait."""
+"""Running a notebook, with something to see for those who wait, and telling when it has to run again."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
 import sys
 import threading
 import time
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from hyperfit_course.sources import code_digest, modules_of
 from notebook_pipeline.generate import KERNEL, PACKAGE, page_code
 from notebook_pipeline.outputs import normalize
 from notebook_pipeline.project import PipelineError, Project
 
 CELL_TIMEOUT_S = 1800
 PATIENCE_S = 5
-LIBRARIES = ("torch", "transformers")
 CLAIMS = Path("results", "claims.json")
+NEW_CLAIMS = "new_claims.json"  # in the folder of executed notebooks: those of the page that ran last
+PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
-def execution_key(project: Project, notebook: NotebookNode) -> str:
+def execution_key(project: Project, notebook: NotebookNode, source: Path) -> str:
     """A hash of everything that a notebook's outputs depend on.
 
+    That is its code, the library's modules that this code imports, directly or through one another, the library's
+    files that any of them names, the recorded results that its code names, the versions of Python and torch, and the
+    precision of training that the environment asks for.
     The set-up cell is left out: a fork that only changes the repository's address executes nothing again.
     """
+    package = project.root / PACKAGE
+    code = page_python(project, notebook, source)
+    modules = modules_of("\n".join(code), package)
     digest = hashlib.sha256()
-    parts = [cell.source for cell in page_code(notebook)]
-    parts += [".".join(map(str, sys.version_info[:2])), *(f"{name} {version(name)}" for name in LIBRARIES)]
-    for part in parts:
+    versions = [str(sys.version_info[:2]), *(f"{name} {version(name)}" for name in ("torch", "transformers"))]
+    for part in [*code, *versions, os.environ.get(PRECISION, ""), code_digest(modules)]:
         digest.update(f"{len(part)}:{part}".encode())
-    for path in inputs(project, notebook):
-        digest.update(f"{project.name(path)}:{path.stat().st_size}:".encode())
-        digest.update(path.read_bytes())
+    names = sorted(set(re.findall(r"""recorded\(["'](\w+)["']\)""", "\n".join(code))))
+    results = [project.root / "results" / f"{name}.json" for name in names]
+    for path in [*named_files(package, [*code, *(module.read_text("utf8") for module in modules)]), *results]:
+        if path.is_file():
+            digest.update(f"{project.name(path)}:{path.stat().st_size}:".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def version(library: str) -> str:
-    """An installed library's version, or that there is none."""
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def page_python(project: Project, notebook: NotebookNode, source: Path) -> list[str]:
+    """The code of a page's cells, all of it Python, so that its imports can be followed."""
+    code = [cell.source for cell in page_code(notebook)]
+    for number, text in enumerate(code, 2):  # the set-up cell is the first
+        try:
+            ast.parse(text)
+        except SyntaxError as error:
+            problem = f"code cell {number} is not plain Python ({error.msg}): write %magics and !commands in Python"
+            raise PipelineError(f"{project.name(source)}: {problem}") from None
+    return code
 
 
-def inputs(project: Project, notebook: NotebookNode) -> list[Path]:
-    """What a notebook reads: the library with its data, and the recorded results that its code names.
+def named_files(package: Path, code: list[str]) -> list[Path]:
+    """The library's files beside its code that some code may read: a string in it names one, or a folder of one.
 
-    The checks count only for notebooks that use them, and grading and Colab's set-up for none: a better message
-    trains no model again.
+    A name in vain only executes something once more, so the suffix may be missing, and docstrings alone do not count.
     """
-    code = "\n".join(cell.source for cell in page_code(notebook))
-    names = set(re.findall(r"""recorded\(["'](\w+)["']\)""", code))
-    unread = {
-        "__pycache__",
-        "cli.py",
-        "colab.py",
-        "grading.py",
-        "sandbox.py",
-        *([] if "checks" in code else ["checks"]),
-    }
-    package = project.root / PACKAGE
-    library = [path for path in package.rglob("*") if not unread & set(path.relative_to(package).parts)]
-    results = [project.root / "results" / f"{name}.json" for name in sorted(names)]
-    return sorted(path for path in [*library, *results] if path.is_file())
+    nodes = [node for text in code for node in ast.walk(ast.parse(text))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and node not in texts]
+    names = {part for string in strings if isinstance(string, str) for part in string.split("/")}
+    files = [path for path in sorted(package.rglob("*")) if path.suffix not in (".py", ".pyc", ".typed")]
+    return [path for path in files if names & {path.stem, *path.relative_to(package).parts}]
 
 
 class Client(NotebookClient):
     """A client that streams a running cell to the terminal and says which cell makes one wait."""
+
+    number = 0  # of the code cell that runs
 
     def output(self, outs, msg, display_id, cell_index):  # type: ignore[no-untyped-def]
         """Show text while it comes (only in a terminal: a log file would fill with progress bars)."""
@@ -81,10 +88,25 @@ class Client(NotebookClient):
             sys.stderr.flush()
         return super().output(outs, msg, display_id, cell_index)
 
+    async def async_execute_cell(self, cell, cell_index, **options):  # type: ignore[no-untyped-def]
+        """Run a cell, and name it once it takes a while."""
+        if cell.cell_type != "code":
+            return cell
+        self.number += 1
+        cells = sum(each.cell_type == "code" for each in self.nb.cells)
+        message = f"  cell {self.number} of {cells} is running: {cell.source.splitlines()[0]}"
+        timer = threading.Timer(PATIENCE_S, print, [message], {"flush": True})
+        timer.start()
+        try:
+            return await super().async_execute_cell(cell, cell_index, **options)
+        finally:
+            timer.cancel()
+
 
 def execute(project: Project, notebook: NotebookNode, source: Path) -> None:
     """Execute a notebook in place, in the folder of its source; outputs are normalised."""
-    code = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    key = execution_key(project, notebook, source)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     client = Client(
         notebook,
         timeout=CELL_TIMEOUT_S,
@@ -93,60 +115,19 @@ def execute(project: Project, notebook: NotebookNode, source: Path) -> None:
         extra_arguments=["--log-level=ERROR"],  # a kernel otherwise warns about TCP each time
         resources={"metadata": {"path": str(source.parent)}},
     )
-    progress = Progress(notebook, code)
-    client.on_cell_start, client.on_cell_complete = progress.start, progress.complete
     project.executed.mkdir(parents=True, exist_ok=True)
+    (claims := project.executed / NEW_CLAIMS).write_text("[]", "utf8")
     started = time.monotonic()
     try:
-        client.execute(env=os.environ | {"HYPERFIT_CLAIMS": str(project.executed / CLAIMS.name)})
+        client.execute(env=os.environ | {"HYPERFIT_CLAIMS": str(claims)})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise PipelineError(failure(project, notebook, source, progress.position, error)) from None
-    finally:
-        progress.complete()
-    from hyperfit_course.claims import provenance  # imports torch, which only a run needs
+        failed, message = code[client.number - 1].source, re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        if failed not in message:  # a dead kernel does not say what it was doing
+            message = f"{failed}\n\n{message}"
+        raise PipelineError(f"{project.name(source)}: code cell {client.number} failed\n\n{message}") from None
+    from hyperfit_course.study.records import provenance  # imports torch, which only a run needs
 
-    for index in code:
-        normalize(notebook.cells[index], project.root)
+    for cell in code:
+        normalize(cell, project.root)
     notebook.metadata["language_info"] = {"name": "python"}
-    notebook.metadata["hyperfit"] = {
-        "key": execution_key(project, notebook),
-        "seconds": round(time.monotonic() - started),
-        "made": provenance(),
-    }
-
-
-class Progress:
-    """Says which cell is running once it takes a while."""
-
-    def __init__(self, notebook: NotebookNode, code: list[int]) -> None:
-        self.notebook = notebook
-        self.code = code
-        self.position = 0
-        self._timer: threading.Timer | None = None
-
-    def start(self, cell: NotebookNode, cell_index: int) -> None:
-        """A cell starts."""
-        self.position = cell_index
-        if cell_index in self.code:
-            self._timer = threading.Timer(PATIENCE_S, self._announce)
-            self._timer.start()
-
-    def complete(self, **_: object) -> None:
-        """No cell is running any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _announce(self) -> None:
-        number = self.code.index(self.position) + 1
-        first_line = self.notebook.cells[self.position].source.split("\n")[0]
-        print(f"  cell {number} of {len(self.code)} is running: {first_line}", flush=True)
-
-
-def failure(project: Project, notebook: NotebookNode, source: Path, position: int, error: Exception) -> str:
-    """What went wrong, where, and the code that did it."""
-    number = sum(cell.cell_type == "code" for cell in notebook.cells[: position + 1])
-    code = notebook.cells[position].source
-    message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    if code not in message:  # a dead kernel does not say what it was doing
-        message = f"{code}\n\n{message}"
-    return f"{project.name(source)}: code cell {number} failed\n\n{message}"
+    notebook.metadata["hyperfit"] = {"key": key, "seconds": round(time.monotonic() - started), "made": provenance()}

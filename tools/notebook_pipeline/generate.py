@@ -16,7 +16,7 @@ from notebook_pipeline.project import PipelineError, Project
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PACKAGE = "hyperfit_course"
-COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+COLAB = "https://colab.research.google.com"
 
 SETUP = """\
 # In Colab, this installs the course and fetches the model (about a minute). Anywhere else it does nothing.
@@ -30,7 +30,7 @@ KEEP_IN_DRIVE = False  # True keeps what is trained in your Google Drive (about 
 if "google.colab" in sys.modules:
     if importlib.util.find_spec("{package}") is None:
         keep = [f"{{name}}=={{version(name)}}" for name in ("torch", "numpy")]  # Colab's own, which fit its GPU
-        course = "git+https://github.com/{repository}@{branch}"
+        course = "git+https://github.com/{project.repository}@{project.branch}"
         command = [sys.executable, "-m", "pip", "install", "--quiet", *keep, course]
         pip = subprocess.run(command, capture_output=True, text=True)
         if pip.returncode != 0:
@@ -38,64 +38,38 @@ if "google.colab" in sys.modules:
         importlib.invalidate_caches()
     from {package}.colab import set_up
 
-    set_up(made_for="{version}", computing={computing!r}, keep_in_drive=KEEP_IN_DRIVE)
+    set_up(made_for="{project.version}", computing={computing!r}, keep_in_drive=KEEP_IN_DRIVE)
 """
 
 
 def generate(site: Site, source: Path) -> NotebookNode:
     """The notebook for a text notebook, without outputs. The same text always gives the same bytes."""
-    cells = Page(site, source).cells()
-    title, rest = split_title(site.project, source, cells)
-    body = [nbformat.v4.new_markdown_cell(rest)] if rest else []
-    for cell in cells[1:]:
-        body += [code_cell(cell), *figure_caption(cell)] if cell.cell_type == "code" else [cell]
-    header = nbformat.v4.new_markdown_cell(f"{title}\n\n{links(site.project, source)}")
+    project, cells = site.project, Page(site, source).cells()
+    if not cells or cells[0].cell_type != "markdown" or not cells[0].source.startswith("# "):
+        raise PipelineError(f"{project.name(source)}: a page starts with its title, `# ...`")
+    for cell in cells:  # of a cell's settings, Jupyter, nbval and the slides know the tags
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+    title, _, rest = cells[0].source.partition("\n")
+    opened = project.blob_url(source.with_suffix(".ipynb")).replace("https://github.com", f"{COLAB}/github")
+    badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({opened})"
+    header = f"{title}\n\n{badge} [Source of this page]({project.blob_url(source)})"
+    first = [nbformat.v4.new_markdown_cell(text) for text in (header, rest.strip("\n")) if text]
     notebook = nbformat.v4.new_notebook(
-        cells=[header, setup_cell(site.project, source), *body],
+        cells=[first[0], setup_cell(project, source), *first[1:], *cells[1:]],
         metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}},
         nbformat_minor=5,
     )
-    set_identifiers(notebook, site.project.name(source))
+    if source.is_relative_to(project.root / "exercises"):
+        notebook.metadata["colab"] = {"generative_ai_disabled": True}  # teachers ask for it
+    set_identifiers(notebook, project.name(source))
     return notebook
-
-
-def split_title(project: Project, source: Path, cells: list[NotebookNode]) -> tuple[str, str]:
-    """The page's title line and what follows it in its first cell."""
-    if not cells or cells[0].cell_type != "markdown" or not cells[0].source.startswith("# "):
-        raise PipelineError(f"{project.name(source)}: a page starts with its title, `# ...`")
-    title, _, rest = cells[0].source.partition("\n")
-    return title, rest.strip("\n")
-
-
-def links(project: Project, source: Path) -> str:
-    """The badge that opens the notebook in Colab, and the way to its source."""
-    colab = project.colab_url(source.with_suffix(".ipynb"))
-    return f"[![Open in Colab]({COLAB_BADGE})]({colab}) [Source of this page]({project.blob_url(source)})"
 
 
 def setup_cell(project: Project, source: Path) -> NotebookNode:
     """The cell that installs the library in Colab and does nothing elsewhere."""
     computing = re.search(r"\*\*Computing:\*\* (.+?)[.,\n]", source.read_text("utf8"))
-    code = SETUP.format(
-        package=PACKAGE,
-        repository=project.repository,
-        branch=project.branch,
-        version=project.version,
-        computing=computing and computing[1],
-    )
+    code = SETUP.format(package=PACKAGE, project=project, computing=computing and computing[1])
     return nbformat.v4.new_code_cell(code.rstrip())
-
-
-def code_cell(cell: NotebookNode) -> NotebookNode:
-    """A code cell of the page with the tags that Jupyter and nbval know."""
-    tags = cell.metadata.get("tags", [])
-    return nbformat.v4.new_code_cell(cell.source, metadata={"tags": tags} if tags else {})
-
-
-def figure_caption(cell: NotebookNode) -> list[NotebookNode]:
-    """The caption that the book shows below a code cell's figure, as a cell of its own."""
-    figure = cell.metadata.get("mystnb", {}).get("figure")
-    return [nbformat.v4.new_markdown_cell(figure["caption"])] if figure else []
 
 
 def set_identifiers(notebook: NotebookNode, name: str) -> None:
@@ -112,17 +86,10 @@ def page_code(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
 
 
-def generated_part(notebook: NotebookNode) -> list[dict[str, Any]]:
-    """Everything in a notebook that `generate` decides."""
-    return [
-        {
-            "id": cell.get("id"),
-            "type": cell.cell_type,
-            "source": cell.source,
-            "tags": cell.metadata.get("tags", []),
-        }
-        for cell in notebook.cells
-    ]
+def generated_part(notebook: NotebookNode) -> list[Any]:
+    """Everything in a notebook that `generate` decides: what Colab may do, and the cells."""
+    cells = [(cell.get("id"), cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+    return [notebook.metadata.get("colab"), *cells]
 
 
 def copy_outputs(old: NotebookNode, new: NotebookNode) -> None:

@@ -7,10 +7,11 @@ made here also records that, so that a text is changed exactly where MyST differ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from docutils.parsers.rst import Directive as DocutilsDirective
+from docutils.parsers.rst.directives.tables import RSTTable
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_inline import StateInline
@@ -19,24 +20,19 @@ from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.directives import parse_directive_text
 from myst_parser.parsers.mdit import create_md_parser
 
-
-class Edit(NamedTuple):
-    """Replace `text[start:end]`."""
-
-    start: int
-    end: int
-    replacement: str
+Edit = tuple[int, int, str]  # replaces the text from one offset to another
 
 
 @dataclasses.dataclass(frozen=True)
 class Directive:
-    """A directive; `argument` is the rest of its first line, `line` the number of its body's first line."""
+    """A directive: its title is the rest of its first line, and its body starts on line `line` of the page."""
 
     name: str
-    argument: str
+    title: str
     options: dict[str, Any]
     body: str
     line: int
+    number: int | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -44,25 +40,15 @@ class Directive:
         return str(self.options.get("class", "")).split()
 
     @property
-    def label(self) -> str | None:
-        """The name other places refer to."""
-        label = self.options.get("label") or self.options.get("name")
-        return None if label is None else str(label)
-
-
-class _AnyDirective(DocutilsDirective):
-    """Tells MyST's parser to accept any options, an argument and a body."""
-
-    option_spec: ClassVar[dict] = {"any": str}
-    optional_arguments = 1
-    final_argument_whitespace = True
-    has_content = True
+    def label(self) -> str:
+        """The name other places refer to, if it has one."""
+        return str(self.options.get("label") or self.options.get("name") or "")
 
 
 def make_parser(extensions: Iterable[str]) -> MarkdownIt:
     """MyST's parser, which also notes the place of every inline construct that may need a change."""
     parser = create_md_parser(MdParserConfig(enable_extensions=set(extensions)), RendererHTML)
-    for rule in ("myst_role", "link", "image", "footnote_ref"):
+    for rule in ("myst_role", "link", "image"):
         _record_place(parser, rule)
     return parser
 
@@ -84,24 +70,19 @@ def _record_place(parser: MarkdownIt, name: str) -> None:
     ruler.at(name, with_place)
 
 
-def is_directive(token: Token) -> bool:
-    """Whether a fence of backticks or colons is a directive."""
-    return token.type == "colon_fence" or (token.type == "fence" and token.info.strip().startswith("{"))
-
-
-def read_directive(token: Token) -> Directive:
-    """The directive in a fence."""
-    assert token.map is not None
+def read_directive(token: Token, line: int) -> Directive:
+    """The directive in a fence that starts on line `line` of its page."""
     name, _, argument = token.info.strip().partition("}")
     # As MyST itself does: an empty line keeps a nested colon fence from being read as an option.
     added = "\n" if token.content.startswith(":::") else ""
-    parsed = parse_directive_text(_AnyDirective, argument.strip(), added + token.content, validate_options=False)
+    # A table takes what all directives here may have: a title of several words, options and a body.
+    parsed = parse_directive_text(RSTTable, argument.strip(), added + token.content, validate_options=False)
     return Directive(
         name=name.removeprefix("{"),
-        argument=" ".join(parsed.arguments),
+        title=" ".join(parsed.arguments),
         options=parsed.options,
         body="\n".join(parsed.body),
-        line=token.map[0] + 1 + parsed.body_offset - len(added),
+        line=line + 1 + parsed.body_offset - len(added),
     )
 
 
@@ -109,11 +90,8 @@ class Lines:
     """A text whose lines and inline tokens can be located."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
         self.lines = text.split("\n")
-        self.starts = [0]
-        for line in self.lines:
-            self.starts.append(self.starts[-1] + len(line) + 1)
+        self.starts = [0, *itertools.accumulate(len(line) + 1 for line in self.lines)]
         self._searched: dict[int, int] = {}  # line -> column up to which it has been matched (cells of a table)
 
     def replace_block(self, token: Token, replacement: str, markup: str) -> Edit:
@@ -130,40 +108,24 @@ class Lines:
             new.insert(0, indent)
         if replacement and last < len(self.lines) and self.lines[last].strip(" >"):
             new.append(indent)
-        return Edit(self.starts[first], self.starts[last], "\n".join(line.rstrip() for line in new) + "\n")
+        return self.starts[first], self.starts[last], "\n".join(line.rstrip() for line in new) + "\n"
 
-    def bulleted(self, token: Token) -> Iterator[Edit]:
-        """Make a term or a definition an item of a bullet list: Jupyter knows no definition lists."""
+    def locate(self, token: Token) -> list[int]:
+        """Where in the text each character of an inline token stands; nothing where it is escaped there."""
         assert token.map is not None
-        line = self.lines[token.map[0]]
-        start = self.starts[token.map[0]] + len(line) - len(line.lstrip())
-        if token.type == "dd_open":
-            yield Edit(start, start + 1, " ")
-            return
-        end = self.starts[token.map[0]] + len(line.rstrip())
-        yield Edit(start, start, "- **")
-        yield Edit(end, end, "**")
-
-    def locate(self, token: Token) -> Callable[[int], int]:
-        """A function from an offset in an inline token's content to an offset in the text."""
-        assert token.map is not None
-        pieces: list[tuple[int, int]] = []  # offset in the content, offset in the text
-        offset = 0
+        places: list[int] = []
         for number, piece in enumerate(token.content.split("\n"), token.map[0]):
-            column = self.lines[number].index(piece, self._searched.get(number, 0))
+            column = self.lines[number].find(piece, self._searched.get(number, 0))
+            if column < 0:
+                return []
             self._searched[number] = column + len(piece)
-            pieces.append((offset, self.starts[number] + column))
-            offset += len(piece) + 1
-
-        def place(position: int) -> int:
-            inside, outside = max(piece for piece in pieces if piece[0] <= position)
-            return outside + position - inside
-
-        return place
+            start = self.starts[number] + column
+            places += range(start, start + len(piece) + 1)
+        return places
 
 
 def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     """The text with all edits made."""
-    for edit in sorted(edits, key=lambda edit: (edit.start, edit.end), reverse=True):
-        text = text[: edit.start] + edit.replacement + text[edit.end :]
+    for start, end, replacement in sorted(edits, reverse=True):
+        text = text[:start] + replacement + text[end:]
     return text

@@ -23,26 +23,18 @@ def normalize(cell: NotebookNode, root: Path) -> None:
 
 
 def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join neighbouring streams of a name, and a progress bar with what it printed after other output."""
+    """Join neighbouring streams of a name, and a progress bar with what it printed after other output.
+
+    nbclient's `coalesce_streams` knows no nested bars: it drops the text before a `\\r` and keeps the cursor's moves.
+    """
     merged: list[NotebookNode] = []
     for output in outputs:
-        earlier = _continued(merged, output)
-        if earlier is None:
-            merged.append(output)
+        streams = [old for old in merged if old.output_type == "stream" and old.name == output.get("name")]
+        if streams and (streams[-1] is merged[-1] or output.text.startswith("\r")):
+            streams[-1].text += output.text
         else:
-            earlier.text += output.text
+            merged.append(output)
     return merged
-
-
-def _continued(merged: list[NotebookNode], output: NotebookNode) -> NotebookNode | None:
-    """The stream that an output goes on with, if there is one."""
-    if output.output_type != "stream" or not merged:
-        return None
-    if merged[-1].output_type == "stream" and merged[-1].name == output.name:
-        return merged[-1]
-    if not output.text.startswith("\r"):
-        return None
-    return next((old for old in reversed(merged) if old.output_type == "stream" and old.name == output.name), None)
 
 
 def final_screen(text: str) -> str:

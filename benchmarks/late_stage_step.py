@@ -1,6 +1,6 @@
 """How much faster is training when the first 25 of 30 blocks are frozen?
 
-Seven ways to train the same model for one epoch on the same 16 blocks of text, 4 at a step, in the same precision:
+Seven ways to train the same model for one epoch on the same 16 texts, 4 at a step, in the same precision:
 
 - ``trainer-lora-all``: the Trainer of transformers and LoRA adapters of PEFT on all blocks;
 - ``trainer-lora-last5``: the same with adapters on the last five blocks only;
@@ -24,9 +24,9 @@ from typing import NamedTuple
 import torch
 from measuring import save_benchmark, time_in_turn
 from torch import nn
-from train_step import CONFIG, model_and_blocks, ours, trainer
+from train_step import CONFIG, model_and_splits, ours, trainer
 
-from hyperfit_course import losses, training
+from hyperfit_course import training
 from hyperfit_course.anatomy import anatomy
 from hyperfit_course.late_stage import late_stage_lora
 from hyperfit_course.training import training_precision
@@ -56,17 +56,17 @@ WAYS = {
 
 def seconds_of(way: Way) -> float:
     """Seconds of the second epoch."""
-    model, blocks = model_and_blocks()
+    model, splits = model_and_splits()
     if not way.cached:
         training.frozen_depth = lambda model: 0
     if not way.chunked:
-        losses.has_plain_head = lambda model: False
-    return way.train(late_stage_lora(model, way.lora_blocks, RANK) if way.lora_blocks else model, blocks)
+        training.has_plain_head = lambda model: False
+    return way.train(late_stage_lora(model, way.lora_blocks, RANK) if way.lora_blocks else model, splits)
 
 
 def products(way: Way) -> float:
     """Floating point operations of an epoch's matrix products."""
-    model, blocks = model_and_blocks()
+    model, splits = model_and_splits()
     parts = anatomy(model)
     of_block = sum(p.numel() for p in parts.blocks[0].parameters() if p.ndim == 2)
     head = sum(p.numel() for p in parts.head.parameters())
@@ -74,13 +74,13 @@ def products(way: Way) -> float:
     forward = of_block * (trained if way.cached else depth) + head
     to_inputs = of_block * trained + head
     to_weights = 0 if way.lora_blocks else of_block * depth + head
-    return 2.0 * blocks["train"].numel() * (forward + to_inputs + to_weights)
+    return 2.0 * splits["train"].numel() * (forward + to_inputs + to_weights)
 
 
 @torch.no_grad()
 def gemm_rate() -> float:
     """Floating point operations a second of a large product in the precision of training: the best of ten."""
-    model, _ = model_and_blocks()
+    model, _ = model_and_splits()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[training_precision(model.device)]
     n, layer = 4096, nn.Linear(4096, 4096, bias=False, device=model.device, dtype=dtype)
     inputs, best = torch.randn(n, n, device=model.device, dtype=dtype), float("inf")
@@ -94,12 +94,12 @@ def gemm_rate() -> float:
 def main() -> None:
     """Time the ways in turn and write medians, ratios, peak memory and rates."""
     measured = time_in_turn(str(__doc__), {name: functools.partial(seconds_of, way) for name, way in WAYS.items()})
-    rate, (model, blocks) = gemm_rate(), model_and_blocks()
+    rate, (model, splits) = gemm_rate(), model_and_splits()
     rows = [
         {
             "way": name,
             "precision": training_precision(model.device),
-            "tokens_an_epoch": blocks["train"].numel(),
+            "tokens_an_epoch": splits["train"].numel(),
             "batch_size": CONFIG.batch_size,
             "rank": RANK if WAYS[name].lora_blocks else None,
             "times_ours": round(row["median_seconds"] / measured["ours"]["median_seconds"], 2),

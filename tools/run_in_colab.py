@@ -1,6 +1,6 @@
 """Run committed notebooks as Google Colab does: each alone in an empty folder, its set-up cell first.
 
-    colab.py [NOTEBOOK ...]   such as book/01_degeneration.ipynb (default: two chapters and an exercise)
+    run_in_colab.py [NOTEBOOK ...]   such as book/01_degeneration.ipynb (default: two chapters and an exercise)
 
 The Python that runs this script plays Colab's. It is the one of Colab's public image in a weekly workflow, and one with
 the same packages in `make test-colab`. The set-up cell installs the course as it does for a reader. Only git is told
