@@ -11,6 +11,7 @@ from typing import Any
 import notebooks
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from notebook_pipeline.project import PipelineError
 from pdf import chromium
 from playwright.sync_api import Browser, Page
@@ -37,6 +38,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HYPERFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HYPERFIT_CLAIMS", raising=False)
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def _any_precision() -> None:
+    """Accelerate keeps the precision of a process's first training; the tests of one process want several."""
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture

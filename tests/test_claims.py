@@ -1,26 +1,61 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from hyperfit_course import claims
-from hyperfit_course.claims import Claim, claim_table, record_claims, recorded, save_results
-
-CLAIM = Claim(
-    id="b-diversity",
-    chapter="02",
-    claim="Hyperfitting makes greedy text more diverse.",
-    paper="TTR 0.62",
-    measured="TTR 0.58",
-    interval=(0.5, 0.66),
-    n_prompts=30,
-    seed=0,
-    holds=True,
+from hyperfit_course.metrics import Interval, bootstrap_interval
+from hyperfit_course.study import claims
+from hyperfit_course.study.claims import (
+    CONTRADICTED,
+    DIRECTION,
+    FACT,
+    HOLDS,
+    INCONCLUSIVE,
+    PROMPTS,
+    SEEDS,
+    TEXTS,
+    Claim,
+    Prediction,
+    claim_table,
+    fact,
+    judged,
+    predictions,
+    record_claims,
+    verdict_of,
 )
-OTHER = replace(CLAIM, id="a-loss", claim="Validation loss falls.", interval=None, n_prompts=None, holds=False)
+from hyperfit_course.study.statistics import smallest_difference, t_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DIVERSITY = Prediction(
+    id="b-diversity",
+    chapter="02_hyperfitting",
+    claim="Hyperfitting makes greedy text more diverse.",
+    effect="TTR, hyperfitted minus base",
+    threshold=0.142,
+    why="Half of the paper's effect.",
+    over=SEEDS,
+    paper="TTR 0.62",
+    differs="another model",
+)
+AFTER_PROMPTS = replace(DIVERSITY, id="c-prompts", claim="Sampled text is more diverse.", over=PROMPTS)
+LOSS = replace(DIVERSITY, id="a-loss", claim="The loss falls.", effect="", threshold=None, over=None)
+VALUES = [0.30, 0.25, 0.33, 0.28, 0.31]
+"""Effects of five seeds, far above the threshold."""
+
+
+@pytest.fixture(autouse=True)
+def predicted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The course's predictions are the three above, but in tests of the committed ones."""
+    if "committed" not in request.fixturenames:
+        rows = [asdict(prediction) for prediction in (DIVERSITY, AFTER_PROMPTS, LOSS)]
+        monkeypatch.setattr(claims, "recorded", {"predictions": rows}.__getitem__)
 
 
 @pytest.fixture
@@ -30,15 +65,124 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_table_shows_a_claim_a_row_with_interval_and_verdict() -> None:
-    table = claim_table([CLAIM, OTHER])
-    assert table.index.tolist() == [CLAIM.claim, OTHER.claim]
-    assert list(table.loc[CLAIM.claim]) == ["TTR 0.62", "TTR 0.58", "0.500 to 0.660", "holds"]
-    assert list(table.loc[OTHER.claim]) == ["TTR 0.62", "TTR 0.58", "", "does not hold"]
+# Verdicts
 
 
-def test_table_shows_an_interval_that_begins_at_zero() -> None:
-    assert claim_table([replace(CLAIM, interval=(0.0, 0.0))])["95 % interval"].item() == "0.000 to 0.000"
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "threshold", "verdict"),
+    [
+        (0.30, 0.20, 0.40, 0.1, HOLDS),
+        (0.12, 0.02, 0.22, 0.1, HOLDS),
+        (0.10, 0.02, 0.18, 0.1, HOLDS),
+        (0.02, 0.01, 0.03, 0.0, HOLDS),
+        (0.09, 0.02, 0.16, 0.1, DIRECTION),
+        (0.03, 0.02, 0.04, 0.1, DIRECTION),
+        (0.30, -0.10, 0.70, 0.1, INCONCLUSIVE),
+        (0.10, 0.00, 0.20, 0.1, INCONCLUSIVE),
+        (0.00, -0.10, 0.10, 0.1, INCONCLUSIVE),
+        (0.01, -0.01, 0.03, 0.0, INCONCLUSIVE),
+        (-0.01, -0.02, 0.00, 0.0, INCONCLUSIVE),
+        (0.00, -0.05, 0.05, 0.1, CONTRADICTED),
+        (0.04, 0.00, 0.08, 0.1, CONTRADICTED),
+        (-0.30, -0.40, -0.20, 0.1, CONTRADICTED),
+        (-0.30, -0.40, -0.20, 0.0, CONTRADICTED),
+    ],
+    ids=[
+        "above the threshold",
+        "holding the threshold",
+        "estimate at the threshold",
+        "any rise asked for",
+        "estimate below the threshold",
+        "whole interval below the threshold",
+        "wide",
+        "beginning at 0",
+        "ending at the threshold",
+        "around 0, any rise asked for",
+        "ending at 0, any rise asked for",
+        "around 0 and too small",
+        "beginning at 0 and too small",
+        "below 0",
+        "below 0, any rise asked for",
+    ],
+)
+def test_verdict_of_an_interval(mean: float, low: float, high: float, threshold: float, verdict: str) -> None:
+    assert verdict_of(Interval(mean, low, high), threshold) == verdict
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        (VALUES, HOLDS),
+        ([0.05, 0.06, 0.04, 0.05, 0.05], DIRECTION),
+        ([0.9, -0.2, 0.1, 0.7, -0.3], INCONCLUSIVE),
+        ([-value for value in VALUES], CONTRADICTED),
+        ([0.01, -0.01, 0.0, 0.02, -0.02], CONTRADICTED),
+    ],
+)
+def test_values_of_five_seeds_give_their_verdict(values: list[float], verdict: str) -> None:
+    assert judged("b-diversity", "", values).verdict == verdict
+
+
+def test_over_seeds_the_interval_is_students() -> None:
+    claim = judged("b-diversity", "TTR 0.58", VALUES)
+    assert claim == Claim(DIVERSITY, "TTR 0.58", t_interval(VALUES))
+
+
+def test_over_prompts_the_interval_is_a_bootstrap() -> None:
+    values = np.linspace(-0.2, 0.6, 30)
+    estimate = judged("c-prompts", "", values).estimate
+    assert estimate is not None
+    assert estimate[:3] == tuple(bootstrap_interval(values))
+    assert estimate[:3] != t_interval(values)[:3]
+    assert (estimate.n, estimate.smallest) == (30, smallest_difference(values))
+
+
+def test_an_interval_that_was_found_in_another_way_decides_over_prompts() -> None:
+    values = np.linspace(-0.2, 0.6, 30)
+    claim = judged("c-prompts", "", values, estimate=Interval(-0.5, -0.75, -0.25))
+    assert claim.verdict == CONTRADICTED
+    assert claim.estimate == (-0.5, -0.75, -0.25, 30, smallest_difference(values))
+
+
+def test_a_fact_has_no_interval_and_no_verdict() -> None:
+    claim = fact("a-loss", "0.04 nats")
+    assert (claim.prediction, claim.measured, claim.estimate, claim.verdict) == (LOSS, "0.04 nats", None, FACT)
+
+
+def test_a_fact_is_not_judged() -> None:
+    with pytest.raises(ValueError, match=r"a-loss is a fact, and nothing tests it: use fact\(\)"):
+        judged("a-loss", "", VALUES)
+
+
+@pytest.mark.parametrize("name", ["b-diversity", "c-prompts"])
+def test_what_can_fail_is_no_fact(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} can fail, so it is no fact: use judged\(\)"):
+        fact(name, "TTR 0.58")
+
+
+# The table
+
+
+def test_table_shows_a_claim_a_row_with_its_effect_and_verdict() -> None:
+    table = claim_table([judged("b-diversity", "TTR 0.58", VALUES), fact("a-loss", "0.04 nats")])
+    assert table.index.tolist() == [DIVERSITY.claim, LOSS.claim]
+    assert table.index.name == "claim"
+    assert list(table.columns) == ["paper", "differs from the paper", "here", "effect, 95 % interval", "verdict"]
+    effect = "TTR, hyperfitted minus base: +0.294 [+0.256, +0.332] over 5 seeds"
+    assert list(table.loc[DIVERSITY.claim]) == ["TTR 0.62", "another model", "TTR 0.58", effect, "holds"]
+    assert list(table.loc[LOSS.claim]) == ["TTR 0.62", "another model", "0.04 nats", "", "fact"]
+
+
+def test_inconclusive_row_names_the_effect_that_would_have_been_found() -> None:
+    values = [0.9, -0.2, 0.1, 0.7, -0.3]
+    (verdict,) = claim_table([judged("b-diversity", "", values)])["verdict"]
+    assert verdict == f"inconclusive (an effect of {smallest_difference(values):.3f} would have been found)"
+    table = claim_table([judged("c-prompts", "", np.linspace(-2, 2.4, 30))])
+    assert " over 30 prompts" in table["effect, 95 % interval"].item()
+    assert table["verdict"].item().startswith("inconclusive (an effect of 0.")
+
+
+# The file
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -48,66 +192,69 @@ def test_nothing_is_written_without_the_variable(
     if value is not None:
         monkeypatch.setenv("HYPERFIT_CLAIMS", value)
     monkeypatch.chdir(tmp_path)
-    assert record_claims([CLAIM, OTHER]) == "b-diversity: holds\na-loss: does not hold"
+    found = record_claims([judged("b-diversity", "TTR 0.58", VALUES), fact("a-loss", "0.04 nats")])
+    assert found == "b-diversity: holds\na-loss: fact"
     assert not list(tmp_path.iterdir())
 
 
 def test_claims_are_written_whole_and_sorted_by_id(target: Path) -> None:
-    assert record_claims([CLAIM, OTHER]) == "b-diversity: holds\na-loss: does not hold"
-    rows = json.loads(target.read_text())
-    assert [row["id"] for row in rows] == ["a-loss", "b-diversity"]
-    assert Claim(**rows[1] | {"interval": tuple(rows[1]["interval"])}) == CLAIM
-    assert rows[0]["interval"] is None
+    claim = judged("b-diversity", "TTR 0.58", VALUES)
+    assert record_claims([claim, fact("a-loss", "0.04 nats")]) == "b-diversity: holds\na-loss: fact"
+    loss, diversity = json.loads(target.read_text(encoding="utf-8"))
+    assert loss == {**asdict(LOSS), "measured": "0.04 nats", "estimate": None, "verdict": "fact"}
+    assert claim.estimate is not None
+    estimate = dict(zip(("mean", "low", "high", "n", "smallest"), claim.estimate, strict=True))
+    assert diversity == {**asdict(DIVERSITY), "measured": "TTR 0.58", "estimate": estimate, "verdict": "holds"}
 
 
 def test_newer_claims_replace_those_with_their_id_and_keep_the_others(target: Path) -> None:
-    record_claims([CLAIM, OTHER])
-    record_claims([replace(CLAIM, measured="TTR 0.21", holds=False), replace(CLAIM, id="c-new")])
-    rows = {row["id"]: row for row in json.loads(target.read_text())}
-    assert list(rows) == ["a-loss", "b-diversity", "c-new"]
-    assert rows["b-diversity"]["measured"] == "TTR 0.21"
-    assert rows["b-diversity"]["holds"] is False
-    assert rows["a-loss"]["claim"] == OTHER.claim
+    record_claims([judged("b-diversity", "TTR 0.58", VALUES), fact("a-loss", "0.04 nats")])
+    newer = judged("b-diversity", "TTR 0.21", [-value for value in VALUES])
+    record_claims([newer, judged("c-prompts", "TTR 0.7", VALUES)])
+    rows: dict[str, dict[str, Any]] = {row["id"]: row for row in json.loads(target.read_text(encoding="utf-8"))}
+    assert list(rows) == ["a-loss", "b-diversity", "c-prompts"]
+    assert (rows["b-diversity"]["measured"], rows["b-diversity"]["verdict"]) == ("TTR 0.21", "contradicted")
+    assert rows["a-loss"]["measured"] == "0.04 nats"
 
 
 def test_recording_twice_writes_the_same_file(target: Path) -> None:
-    record_claims([CLAIM, OTHER])
+    both = [judged("b-diversity", "TTR 0.58", VALUES), fact("a-loss", "0.04 nats")]
+    record_claims(both)
     first = target.read_bytes()
-    record_claims([OTHER, CLAIM])
+    record_claims(both[::-1])
     assert target.read_bytes() == first
     assert list(target.parent.iterdir()) == [target]
 
 
+# The committed predictions
+
+
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for the package's, with results beside it and inside it."""
-    for folder in (tmp_path / "results", tmp_path / "package" / "results"):
-        folder.mkdir(parents=True)
-    monkeypatch.setattr(claims, "__file__", str(tmp_path / "package" / "claims.py"))
-    return tmp_path / "package"
+def committed() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((ROOT / "results" / "predictions.json").read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
-@pytest.mark.parametrize("place", ["results", "../results"], ids=["installed", "checkout"])
-def test_saved_results_are_found_again(package: Path, place: str) -> None:
-    rows = [{"arm": "tales", "ttr": 0.5, "entropy": None}, {"arm": "news", "ttr": 0.25, "entropy": 1.5}]
-    save_results(package / place / "arms.json", rows)
-    assert [{name: row[name] for name in rows[0]} for row in recorded("arms")] == rows
+def test_committed_predictions_are_read_by_their_ids(committed: list[dict[str, Any]]) -> None:
+    assert [asdict(prediction) for prediction in predictions().values()] == committed
+    assert [count for count in Counter(row["id"] for row in committed).values() if count > 1] == []
 
 
-def test_saved_results_say_what_they_were_measured_with(package: Path) -> None:
-    save_results(package / "results" / "arms.json", [{"arm": "tales"}])
-    made = recorded("arms")[0]["made"]
-    assert {"date", "machine", "gpu", "python", "torch", "transformers", "hyperfit-course"} <= made.keys()
-    assert made["torch"].split(".")[0].isdigit()
-    assert made["machine"].endswith("cores")
+PLANNED = {"07_recitation", "08_controls", "09_causes"}
+"""Chapters that are written when their rows are recorded; their predictions come first."""
 
 
-def test_result_that_was_recorded_before_keeps_where_it_came_from(package: Path) -> None:
-    elsewhere = {"date": "2026-01-01", "machine": "another"}
-    save_results(package / "results" / "arms.json", [{"arm": "tales", "made": elsewhere}, {"arm": "news"}])
-    assert [row["made"] == elsewhere for row in recorded("arms")] == [True, False]
+def test_every_committed_prediction_is_of_a_chapter(committed: list[dict[str, Any]]) -> None:
+    for row in committed:
+        if row["chapter"] in PLANNED:
+            continue
+        assert (ROOT / "book" / f"{row['chapter']}.md").exists(), row["id"]
 
 
-def test_results_that_were_never_recorded_are_reported(package: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no results/nothing\.json: run 'make results'"):
-        recorded("nothing")
+def test_committed_predictions_can_fail_or_are_facts(committed: list[dict[str, Any]]) -> None:
+    for row in committed:
+        assert row["over"] in (SEEDS, PROMPTS, TEXTS, None), row["id"]
+        assert (row["threshold"] is None) == (row["over"] is None), row["id"]
+        assert bool(row["effect"]) == (row["over"] is not None), row["id"]
+        assert row["threshold"] is None or row["threshold"] >= 0, row["id"]
+        assert all(row[name] for name in ("claim", "why", "paper")), row["id"]

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
-from torch import Tensor
+from conftest import FAMILIES, tiny_model
+from peft import PeftModel
+from samples import sharper
+from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from hyperfit_course import decoding
-from hyperfit_course.decoding import EntropyMatched, continue_prompts, kept_continuations
-from hyperfit_course.distributions import predictive_entropy
+from hyperfit_course.anatomy import CausalLM
+from hyperfit_course.decoding import continue_prompts, kept_continuations
 from hyperfit_course.late_stage import late_stage_lora
 
 NEW = 12
@@ -19,15 +21,6 @@ NEW = 12
 @pytest.fixture
 def model() -> PreTrainedModel:
     return sharper(tiny_model(), 8)
-
-
-def sharper(model: PreTrainedModel, factor: float) -> PreTrainedModel:
-    """Larger weights than at initialisation, so that what is generated depends on the whole context."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(factor)
-    return model
 
 
 @pytest.fixture
@@ -192,38 +185,6 @@ def test_progress_bar_counts_the_tokens_and_is_off_by_default(
     assert f"tuned: 100%|██████████| {NEW}/{NEW}" in capsys.readouterr().err
 
 
-def test_entropy_matched_steps_are_as_sharp_as_the_reference_in_the_same_context(prompts: Tensor) -> None:
-    model, reference = sharper(tiny_model(0), 4), sharper(tiny_model(1), 6)
-    seen: list[Tensor] = []
-
-    class Record(LogitsProcessor):
-        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            with torch.no_grad():
-                wanted = reference(input_ids=input_ids, use_cache=False).logits[:, -1]
-            wanted[:, 256] = -torch.inf
-            seen.append(predictive_entropy(scores) - predictive_entropy(wanted))
-            return scores
-
-    processors = LogitsProcessorList([EntropyMatched(reference), Record()])
-    continue_prompts(model, prompts, NEW, sample=True, logits_processor=processors)
-    assert len(seen) == NEW
-    assert torch.cat(seen).abs().max() < 2e-4
-
-
-def test_entropy_matching_changes_no_order(model: PreTrainedModel, prompts: Tensor) -> None:
-    processors = LogitsProcessorList([EntropyMatched(sharper(tiny_model(1), 6))])
-    matched = continue_prompts(model, prompts, NEW, logits_processor=processors)
-    assert torch.equal(matched, continue_prompts(model, prompts, NEW))
-
-
-def test_entropy_matching_gets_as_sure_as_it_can_where_logits_are_tied() -> None:
-    reference = sharper(tiny_model(1), 1000)  # certain of every token
-    tied = torch.zeros(1, 257)
-    tied[0, [5, 6]] = 3.0
-    matched = EntropyMatched(reference)(torch.tensor([[65, 66]]), tied)
-    assert predictive_entropy(matched).item() == pytest.approx(math.log(2), abs=1e-3)
-
-
 def test_kept_continuations_are_written_once_a_model_and_prompts(
     model: PreTrainedModel, prompts: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +200,109 @@ def test_kept_continuations_are_written_once_a_model_and_prompts(
     assert torch.equal(kept_continuations(model, prompts), changed)
 
 
-def test_kept_continuations_refuse_a_model_with_adapters(model: PreTrainedModel, prompts: Tensor) -> None:
-    with pytest.raises(ValueError, match="use continue_prompts"):
-        kept_continuations(late_stage_lora(model, 1, 2), prompts)
+def adapted(model: PreTrainedModel, alpha: int = 4) -> PeftModel:
+    """The model with adapters that change what it writes, the same for every strength."""
+    with_adapters = late_stage_lora(model, 1, rank=2, alpha=alpha)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in with_adapters.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return with_adapters
+
+
+def test_kept_continuations_tell_adapters_of_another_strength_apart(prompts: Tensor) -> None:
+    written = []
+    for alpha in (4, 16):
+        model = adapted(sharper(tiny_model(), 8), alpha)
+        written.append(kept_continuations(model, prompts))
+        assert torch.equal(written[-1], continue_prompts(model, prompts))
+    assert not torch.equal(*written)
+
+
+def test_kept_continuations_tell_apart_whether_the_adapters_are_on(model: PreTrainedModel, prompts: Tensor) -> None:
+    with_adapters = adapted(model)
+    on = kept_continuations(with_adapters, prompts)
+    with with_adapters.disable_adapter():
+        off = kept_continuations(with_adapters, prompts)
+        assert torch.equal(off, continue_prompts(with_adapters, prompts))
+    assert not torch.equal(on, off)
+
+
+# Packed weights
+
+MANY = torch.randint(0, 64, (30, 10), generator=torch.Generator().manual_seed(0))  # enough prompts for packed weights
+
+
+def with_plain_products(model: CausalLM, prompts: Tensor) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "PACKED_PROMPTS", len(prompts) + 1)
+        return continue_prompts(model, prompts, NEW)
+
+
+class PackedLayers(LogitsProcessor):
+    """Counts the linear layers of a model that have a forward of their own, at each step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.seen = model, set[int]()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.seen.add(packed_layers(self.model))
+        return scores
+
+
+def packed_layers(model: nn.Module) -> int:
+    return sum("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_weights_write_the_same_tokens(family: str) -> None:
+    model = sharper(FAMILIES[family](), 8)
+    written = continue_prompts(model, MANY, NEW)
+    assert torch.equal(written, with_plain_products(model, MANY))
+    assert len(written.unique()) > 5, "the model is too simple for this test"
+
+
+def test_packed_weights_are_those_of_the_moment(model: PreTrainedModel) -> None:
+    first = continue_prompts(model, MANY, NEW)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.neg_()
+    changed = continue_prompts(model, MANY, NEW)
+    assert torch.equal(changed, with_plain_products(model, MANY))
+    assert not torch.equal(changed, first)
+
+
+def test_adapters_are_at_work_with_packed_weights(model: PreTrainedModel) -> None:
+    without = continue_prompts(model, MANY, NEW)
+    written = continue_prompts(adapted(model), MANY, NEW)
+    assert torch.equal(written, with_plain_products(adapted(sharper(tiny_model(), 8)), MANY))
+    assert not torch.equal(written, without)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "dtype", "layers"), [(30, torch.float32, 15), (1, torch.float32, 0), (30, torch.bfloat16, 0)]
+)
+def test_weights_are_packed_for_many_prompts_in_float32_and_only_meanwhile(
+    model: PreTrainedModel, prompts: int, dtype: torch.dtype, layers: int
+) -> None:
+    watch = PackedLayers(model.to(dtype))
+    continue_prompts(model, MANY[:prompts], NEW, logits_processor=LogitsProcessorList([watch]))
+    assert watch.seen == {layers}
+    assert packed_layers(model) == 0
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_it(model: PreTrainedModel) -> None:
+    head = model.lm_head
+    head.forward = lambda inputs: nn.functional.linear(inputs, -head.weight)
+    assert not torch.equal(continue_prompts(model, MANY, NEW), continue_prompts(sharper(tiny_model(), 8), MANY, NEW))
+    assert "forward" in vars(head)
+
+
+def test_layers_are_as_before_when_decoding_fails(model: PreTrainedModel) -> None:
+    class Fails(LogitsProcessor):
+        def __call__(self, *_: Any) -> Tensor:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        continue_prompts(model, MANY, NEW, logits_processor=LogitsProcessorList([Fails()]))
+    assert packed_layers(model) == 0

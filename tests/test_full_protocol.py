@@ -8,7 +8,7 @@ from pathlib import Path
 import full_protocol
 import pytest
 from conftest import tiny_model
-from full_protocol import Protocol, main, protocol_blocks
+from full_protocol import Protocol, main, protocol_splits
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 
@@ -18,12 +18,20 @@ def small(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytes
     config = tiny_model().config
     config.num_hidden_layers = 6
     monkeypatch.setattr(full_protocol, "load_model", lambda: (LlamaForCausalLM(config).eval(), tokenizer))
-    monkeypatch.setattr("hyperfit_course.training.NEW_TOKENS", 8)
+    monkeypatch.setattr("hyperfit_course.evaluation.NEW_TOKENS", 8)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number in range(4):
         (corpus / f"{number}.txt").write_text(" ".join(f"{number}-{word}" for word in range(200)), encoding="utf-8")
-    sizes = {"corpus": corpus, "texts": 8, "held-out": 8, "size": 48, "epochs": 2, "seeds": 1, "out": tmp_path / "out"}
+    sizes = {
+        "corpus": corpus,
+        "texts": 8,
+        "held-out": 8,
+        "length": 48,
+        "epochs": 2,
+        "seeds": 1,
+        "out": tmp_path / "out",
+    }
     return [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
 
 
@@ -50,8 +58,8 @@ def test_every_way_is_trained_and_recorded_once(
 def test_what_is_held_out_is_not_trained_on(
     small: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    blocks = protocol_blocks(Protocol(str(tmp_path / "corpus"), texts=8, held_out=8, size=48), tokenizer)
-    train, held_out = ({tuple(row) for row in blocks[split].tolist()} for split in ("train", "validation"))
+    splits = protocol_splits(Protocol(str(tmp_path / "corpus"), texts=8, held_out=8, length=48), tokenizer)
+    train, held_out = ({tuple(row) for row in splits[split].tolist()} for split in ("train", "validation"))
     assert len(train) == len(held_out) == 8
     assert not train & held_out
 

@@ -139,12 +139,12 @@ def test_next_token_loss_equals_the_models_own_with_and_without_a_plain_head(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK", 7)
-    blocks = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
-    expected = model(input_ids=blocks, labels=blocks).loss
+    texts = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
+    expected = model(input_ids=texts, labels=texts).loss
     parameters = list(model.parameters())
     expected_gradients = torch.autograd.grad(expected, parameters)
     for plain_head in (True, False):
-        loss = next_token_loss(model, blocks, plain_head)
+        loss = next_token_loss(model, texts, plain_head)
         torch.testing.assert_close(loss, expected)
         gradients = torch.autograd.grad(loss, parameters)
         torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-6)
@@ -152,14 +152,14 @@ def test_next_token_loss_equals_the_models_own_with_and_without_a_plain_head(
 
 def test_next_token_loss_of_gemma_2_equals_the_models_own() -> None:
     model = gemma(0.5)
-    blocks = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
+    texts = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = model(input_ids=blocks, labels=blocks).loss
-        torch.testing.assert_close(next_token_loss(model, blocks, has_plain_head(model)), expected)
+        expected = model(input_ids=texts, labels=texts).loss
+        torch.testing.assert_close(next_token_loss(model, texts, has_plain_head(model)), expected)
 
 
 def test_next_token_loss_looks_one_token_ahead() -> None:
-    model, block = tiny_model(), torch.tensor([[5, 6]])
+    model, text = tiny_model(), torch.tensor([[5, 6]])
     with torch.no_grad():
-        expected = -model(input_ids=block[:, :1]).logits[0, 0].log_softmax(dim=-1)[6]
-        torch.testing.assert_close(next_token_loss(model, block, True), expected)
+        expected = -model(input_ids=text[:, :1]).logits[0, 0].log_softmax(dim=-1)[6]
+        torch.testing.assert_close(next_token_loss(model, text, True), expected)

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from hyperfit_course.metrics import (
     Interval,
     bootstrap_interval,
-    distinct_n,
     ngram_repetition,
     repetition_frame,
     type_token_ratio,
-    word_type_token_ratio,
 )
 
 TOKENS = st.lists(st.integers(0, 5), max_size=40)
@@ -38,11 +36,6 @@ def test_type_token_ratio_looks_at_the_last_tokens_only() -> None:
     assert type_token_ratio([1] * 50 + list(range(100, 196))) == 1.0
 
 
-def test_word_type_token_ratio_ignores_case_and_takes_the_whole_text() -> None:
-    assert word_type_token_ratio("The cat saw\nthe  dog") == 0.8
-    assert word_type_token_ratio(" ".join(["word"] * 200)) == 1 / 200
-
-
 @pytest.mark.parametrize(
     ("tokens", "n", "expected"),
     [
@@ -59,29 +52,16 @@ def test_ngram_repetition_by_hand(tokens: list[int], n: int, expected: float) ->
     assert ngram_repetition(torch.tensor(tokens), n) == pytest.approx(expected)
 
 
-def test_distinct_n_counts_over_the_whole_set_and_not_across_texts() -> None:
-    assert distinct_n([[1, 2, 3], [1, 2, 4]], 2) == pytest.approx(3 / 4)  # 12 23, 12 24
-    assert distinct_n([[1, 2], [1, 2]], 2) == 0.5
-    assert distinct_n([[1, 2], [3]], 2) == 1.0
-    assert distinct_n((torch.tensor([1, 1]) for _ in range(2)), 1) == 0.25
-
-
 def test_no_ngram_is_nan() -> None:
     assert math.isnan(type_token_ratio([]))
-    assert math.isnan(word_type_token_ratio(""))
-    assert math.isnan(word_type_token_ratio(" \n"))
     assert math.isnan(ngram_repetition([1, 2], 3))
     assert math.isnan(ngram_repetition([], 1))
-    assert math.isnan(distinct_n([[1, 2], []], 3))
-    assert math.isnan(distinct_n([], 1))
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_ngrams_without_a_token_are_refused(n: int) -> None:
     with pytest.raises(ValueError, match=f"n={n} makes no sense: choose n=1"):
         ngram_repetition([1, 2], n)
-    with pytest.raises(ValueError, match=f"n={n} makes no sense: choose n=1"):
-        distinct_n([[1, 2]], n)
 
 
 @given(TOKENS.filter(bool))
@@ -98,7 +78,6 @@ def test_ngram_repetition_is_a_share_and_falls_with_n(tokens: list[int], n: int)
         return
     repetition = ngram_repetition(tokens, n)
     assert 0 <= repetition < 1
-    assert distinct_n([tokens], n) == pytest.approx(1 - repetition)
     if len(tokens) > n:  # an n-gram that is new stays new when it is made longer
         assert ngram_repetition(tokens, n + 1) <= repetition
 

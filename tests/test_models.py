@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -7,18 +9,31 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import tiny_model
+from conftest import FAMILIES, tiny_model
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AutoTokenizer,
     BloomConfig,
     BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from hyperfit_course import models
-from hyperfit_course.models import ModelError, best_device, context_length, fingerprint, load_model
+from hyperfit_course.models import (
+    ModelError,
+    begin_token,
+    best_device,
+    context_length,
+    fingerprint,
+    load_model,
+    model_key,
+)
 
 
 @pytest.fixture
@@ -34,7 +49,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def write_gguf(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def write_gguf(
+    path: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    add_begin: bool | None = None,
+    split: str | None = None,
+) -> None:
     """A Llama model and its tokenizer as llama.cpp writes them, in float32."""
     writer, config = gguf.GGUFWriter(path, "llama"), model.config
     writer.add_block_count(config.num_hidden_layers)
@@ -53,6 +74,10 @@ def write_gguf(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     writer.add_token_types([1] * 256 + [3])
     writer.add_token_merges(["x y"])
     writer.add_bos_token_id(256)
+    if add_begin is not None:
+        writer.add_add_bos_token(add_begin)
+    if split:
+        writer.add_tokenizer_pre(split)
     writer.add_eos_token_id(256)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -186,6 +211,82 @@ def test_gguf_file_is_loaded_with_its_tokenizer(quantised: Path, model: PreTrain
     assert loaded.generation_config.eos_token_id == 256
 
 
+@pytest.mark.parametrize("forgets", [False, True], ids=["this version", "a version that does not ask the file"])
+@pytest.mark.parametrize(
+    ("add_begin", "split", "begins"),
+    [
+        (True, None, True),
+        (True, "smollm", True),
+        (False, "llama-bpe", False),
+        (None, "smollm", False),
+        (None, None, False),
+        (None, "llama-bpe", True),
+        (None, "tekken", True),
+    ],
+)
+def test_gguf_file_says_whether_texts_begin_with_a_token(
+    tmp_path: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    add_begin: bool | None,
+    split: str | None,
+    begins: bool,
+    forgets: bool,
+) -> None:
+    load = AutoTokenizer.from_pretrained
+
+    def forgetful(source: str, **options: str) -> PreTrainedTokenizerBase:
+        loaded = load(source, **options)
+        if options:  # from a GGUF file
+            loaded.add_bos_token = False
+        return loaded
+
+    if forgets:
+        monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", forgetful)
+    write_gguf(tmp_path / "tiny.gguf", model, tokenizer, add_begin, split)
+    for _ in range(2):  # converted, and from the cache
+        _, loaded = load_model(tmp_path / "tiny.gguf", "cpu")
+        assert begin_token(loaded) == (256 if begins else None)
+        assert loaded("A tale")["input_ids"] == [256] * begins + tokenizer("A tale")["input_ids"]
+
+
+def test_gguf_file_of_sentencepiece_begins_texts_with_a_token_unless_it_says_no(tmp_path: Path) -> None:
+    for add_begin in (None, True, False):
+        writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+        writer.add_tokenizer_model("llama")
+        if add_begin is not None:
+            writer.add_add_bos_token(add_begin)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        assert models._asks_for_begin_token(tmp_path / "a.gguf") == (add_begin is not False)
+
+
+@pytest.mark.parametrize(
+    ("template", "begin", "expected"),
+    [
+        ("<begin> $A", "<begin>", True),
+        ("<begin> $A <end>", "<begin>", True),
+        ("$A", "<begin>", False),  # GPT-2 and SmolLM2
+        ("$A <end>", "<end>", False),
+        ("$A", None, False),  # Qwen
+        ("<begin> $A", "<end>", False),
+    ],
+)
+def test_begin_token_is_what_the_saved_tokenizer_puts_before_a_text(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, template: str, begin: str | None, expected: bool
+) -> None:
+    raw = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    raw.add_special_tokens(["<end>", "<begin>"])
+    tokens = [(token, raw.token_to_id(token)) for token in ("<end>", "<begin>")]
+    raw.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=begin, eos_token="<end>").save_pretrained(folder)
+    loaded = load_model(folder, "cpu")[1]
+    assert begin_token(loaded) == (loaded.convert_tokens_to_ids("<begin>") if expected else None)
+
+
 def test_gguf_file_is_converted_once(quantised: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = load_model(quantised, "cpu")
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: pytest.fail("it was converted again"))
@@ -224,6 +325,65 @@ def test_fingerprint_tells_apart_equal_weights_in_other_places(model: PreTrained
 def test_fingerprint_takes_counters(model: PreTrainedModel) -> None:
     model.register_buffer("steps", torch.tensor(3))  # without a dimension, as in batch normalisation
     assert fingerprint(model) != fingerprint(tiny_model())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_key_is_the_same_for_a_saved_and_loaded_model(tmp_path: Path, family: str) -> None:
+    model = FAMILIES[family]()
+    key = model_key(model)
+    assert json.loads(json.dumps(key)) == key == model_key(FAMILIES[family]())
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    assert model_key(load_model_alone(tmp_path / "moved")) == key
+    assert key["dtype"] == "float32"
+    assert key["weights"] == fingerprint(model)
+    assert key["revision"] is None
+
+
+def load_model_alone(folder: Path) -> PreTrainedModel:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+CHANGES: dict[str, Callable[[PreTrainedModel], object]] = {
+    "weights": lambda model: model.model.norm.weight.data.mul_(1.001),
+    "revision": lambda model: setattr(model.config, "_commit_hash", "0123abc"),
+    "dtype weights": lambda model: model.bfloat16(),
+    "config": lambda model: model.config.rope_parameters.update(rope_theta=20_000.0),
+    "config ": lambda model: setattr(model.config, "rms_norm_eps", 1e-5),
+    "generation": lambda model: setattr(model.generation_config, "eos_token_id", [256, 3]),
+    "generation ": lambda model: setattr(model, "generation_config", None),
+}
+
+
+@pytest.mark.parametrize("parts", CHANGES)
+def test_key_shows_what_differs_and_nothing_else(model: PreTrainedModel, parts: str) -> None:
+    before = model_key(model)
+    CHANGES[parts](model)
+    after = model_key(model)
+    assert {part for part in before if before[part] != after[part]} == set(parts.split())
+
+
+def test_key_leaves_out_where_a_model_comes_from(model: PreTrainedModel) -> None:
+    before = model_key(model)
+    model.config._name_or_path = "owner/model"
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.config.transformers_version = "5.0.0"
+    model.generation_config.transformers_version = "5.0.0"
+    assert model_key(model) == before
+
+
+def test_key_of_adapters_holds_their_weights_and_settings(model: PreTrainedModel) -> None:
+    def key(**settings: int) -> dict[str, object]:
+        torch.manual_seed(0)
+        lora = LoraConfig(target_modules=["q_proj", "v_proj", "k_proj"], **settings)
+        return model_key(get_peft_model(tiny_model(), lora))
+
+    with_adapters = key(r=2, lora_alpha=4)
+    assert json.loads(json.dumps(with_adapters)) == with_adapters == key(r=2, lora_alpha=4)
+    other = key(r=2, lora_alpha=8)  # the same weights, used twice as strongly
+    assert {part for part in other if other[part] != with_adapters[part]} == {"adapters"}
+    assert with_adapters["weights"] != fingerprint(model)
+    assert with_adapters["config"] == model_key(model)["config"]
 
 
 def test_context_length_is_read_under_either_name(model: PreTrainedModel) -> None:

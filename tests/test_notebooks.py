@@ -15,6 +15,8 @@ import nbformat
 import notebooks
 import pytest
 from nbformat import NotebookNode
+from notebook_pipeline.execute import execution_key
+from notebook_pipeline.exercises import exercise_problems, write_exercises
 from notebook_pipeline.generate import generate, read
 from notebook_pipeline.markdown import Page, Site
 from notebook_pipeline.outputs import final_screen, normalize
@@ -52,7 +54,7 @@ from pathlib import Path
 
 Path("ran.txt").write_text("a cell of this notebook ran")  # a chapter would read recorded("seeds") here
 if claims := os.environ.get("HYPERFIT_CLAIMS"):
-    Path(claims).write_text(json.dumps({"answer": answer()}))
+    Path(claims).write_text(json.dumps([{"id": "answer", "chapter": "01_one", "measured": answer()}]))
 ```
 
 ```{code-cell} ipython3
@@ -70,6 +72,7 @@ root: book/intro
 chapters:
 - file: book/01_one
 - file: book/02_two
+- file: book/teaching
 - file: book/bibliography
 """,
     "book/intro.md": "# The course\n\nFirst {doc}`01_one`.\n",
@@ -85,7 +88,8 @@ chapters:
     "README.md": "git clone https://github.com/your-org/hyperfit-course\ncd hyperfit-course\n",
     "book/teaching.md": "# Teaching\n",
     "pyproject.toml": 'version = "1.2.3"\n',
-    "hyperfit_course/__init__.py": "def answer():\n    return 41\n",
+    "hyperfit_course/__init__.py": "TABLE = 'data.txt'\n\n\ndef answer():\n    return 41\n",
+    "hyperfit_course/data.txt": "41",
     "results/seeds.json": "{}",
 }
 
@@ -194,14 +198,6 @@ def test_refreshing_takes_new_prose_and_keeps_outputs(course: Path, capsys: pyte
     assert "01_one.ipynb does not match its text: run `make notebooks`" in capsys.readouterr().err
 
 
-def test_a_figure_of_a_code_cell_keeps_its_caption(course: Path) -> None:
-    figure = "---\nmystnb:\n  figure: {name: drawn, caption: 'A {term}`line`'}\n---\n\ndraw()"
-    text = f"# Title\n\nSee {{numref}}`drawn`.\n\n```{{code-cell}}\n{figure}\n```"
-    (course / "book/02_two.md").write_text(HEADER + text + "\n\n(a-section)=\n## Part\n", "utf8")
-    cells = generate(Site(Project(course)), course / "book/02_two.md").cells
-    assert [cell.source for cell in cells[2:5]] == ["See Figure 1.", "draw()", "**Figure 1.** A line"]
-
-
 def setup_code(course: Path) -> str:
     """The set-up cell of a generated notebook."""
     return generate(Site(Project(course)), course / "book/01_one.md").cells[1].source
@@ -276,39 +272,14 @@ CONVERSIONS = {
     ),
     "image": ("![alt](figure.svg)", f"![alt]({RAW}/figure.svg)"),
     "image directive": ("```{image} /book/figure.svg\n:alt: alt\n```", f"![alt]({RAW}/figure.svg)"),
-    "dark twin": ("```{image} figure.svg\n:class: only-dark\n```", ""),
     "math": ("```{math}\nx\n```", "$$\nx\n$$"),
     "labelled math": ("```{math}\n:label: e\nx\n```\n\nIn {eq}`e`.", "$$\nx\n\\tag{1}\n$$\n\nIn (1)."),
     "dollar label": ("$$\nx\n$$ (e)\n\nIn {eq}`e`.", "$$\nx\n\\tag{1}\n$$\n\nIn (1)."),
-    "align": ("\\begin{align}\nx\n\\end{align}", "$$\n\\begin{aligned}\nx\n\\end{aligned}\n$$"),
     "theorem": (
         "```{prf:theorem} Name\n:label: t\nText\n```\n\nBy {prf:ref}`t`.",
         "> **Theorem 1 (Name)**\n>\n> Text\n\nBy Theorem 1.",
     ),
     "proof": ("```{prf:proof}\nText\n```", "> *Proof.* Text ∎"),
-    "exercise": (
-        "```{exercise} Name\n:label: x\nText\n```\n\n```{solution} x\nDone\n```",
-        "> **Exercise 1: Name**\n>\n> Text\n\n"
-        "<details>\n<summary><b>Solution to Exercise 1</b></summary>\n\nDone\n\n</details>",
-    ),
-    "gated": (
-        "```{exercise-start}\n:label: x\n```\n\nText\n\n```{exercise-end}\n```",
-        "**Exercise 1**\n\nText",
-    ),
-    "margin": ("```{margin}\nText\n```", "> Text"),
-    "sidebar": ("```{sidebar} Title\nText\n```", "> **Title**\n>\n> Text"),
-    "tabs": (
-        "::::{tab-set}\n:::{tab-item} A\na\n:::\n:::{tab-item} B\nb\n:::\n::::",
-        "**A**\n\na\n\n\n**B**\n\nb",
-    ),
-    "cards": (
-        "::::{grid} 2\n:::{grid-item-card} One\n:link: 01_one\n:link-type: doc\nText\n:::\n::::",
-        "**[One](01_one.ipynb)**\n\nText",
-    ),
-    "list table": (
-        "```{list-table}\n:header-rows: 1\n* - a\n  - b\n* - 1\n  - {math}`x`\n```",
-        "| a | b |\n| --- | --- |\n| 1 | $x$ |",
-    ),
     "table cells": ("| a | b |\n|---|---|\n| {math}`x` | {math}`x` |", "| a | b |\n|---|---|\n| $x$ | $x$ |"),
     "citations": (
         "{cite}`holtzman2020,two2021`",
@@ -316,11 +287,26 @@ CONVERSIONS = {
     ),
     "citation in a sentence": ("{cite:t}`two2021`", "[Müller & Bee (2021)](https://doi.org/10.1/2)"),
     "role in code stays": ("``{cite}`nothing` ``", "``{cite}`nothing` ``"),
-    "two roles, two lines": ("a {term}`b` and {math}`c`\nd {term}`e f <e>`.", "a b and $c$\nd e f."),
+    "two roles, two lines": (
+        "a {math}`b` and {math}`c`\nd {doc}`e f <01_one>`.",
+        "a $b$ and $c$\nd [e f](01_one.ipynb).",
+    ),
+    "number in a title": (
+        "```{figure} figure.svg\n:name: f\n```\n\nSee {numref}`picture %s <f>`.",
+        f"![]({RAW}/figure.svg)\n\n**Figure 1.**\n\nSee picture 1.",
+    ),
+    "dropdown proof": (
+        "```{prf:proof}\n:class: dropdown\nText\n```",
+        "<details>\n<summary><b>Proof</b></summary>\n\nText\n\n</details>",
+    ),
     "quoted roles": ("> a {math}`x`\n> b {math}`y`", "> a $x$\n> b $y$"),
     "page": (
         "{doc}`01_one` or {doc}`that <01_one>`",
         "[One: a question](01_one.ipynb) or [that](01_one.ipynb)",
+    ),
+    "live page with settings": (
+        "{live}`try it <sample=1&temperature=0.6>`",
+        "[try it](https://your-org.github.io/hyperfit-course/book/live.html#sample=1&temperature=0.6)",
     ),
     "link to a page": (
         "[text](01_one.md#part) and [](intro.md)",
@@ -336,8 +322,6 @@ CONVERSIONS = {
         "## Part\n\nSee Part and this.",
     ),
     "section elsewhere": ("See {ref}`a-section`.", "See [Two](02_two.ipynb)."),
-    "footnote": ("A[^1].\n\n[^1]: B {math}`x`.", "A<sup>1</sup>.\n\n<sup>1</sup> B $x$."),
-    "definition list": ("Term\n: What {math}`x` is", "- **Term**\n  What $x$ is"),
     "comment": ("a\n\n% not for readers\n\nb", "a\n\n\n\nb"),
 }
 
@@ -372,6 +356,11 @@ def test_blank_lines_keep_blocks_apart(course: Path) -> None:
         "![alt](no_such_image.png)",
         "![alt](https://example.org/remote.png)",
         "<img src='figure.svg'>",
+        "A[^1].\n\n[^1]: A footnote.",
+        "Term\n: What it is",
+        "\\begin{align}\nx\n\\end{align}",
+        "[text][1]\n\n[1]: https://example.org",
+        "Text\n\n```{code-cell}\n---\nmystnb: {figure: {caption: A line}}\n---\ndraw()\n```",
         "```{code-block}\n:::{no-such-directive}\n```\n\n:::{note}\n:::{no-such-directive}\n:::\n:::",
     ],
 )
@@ -435,12 +424,74 @@ def test_unchanged_notebooks_are_skipped(course: Path, capsys: pytest.CaptureFix
     assert run(course, "check") == 0
 
 
+def claims(course: Path, file: str = "results/claims.json") -> list[dict]:
+    return json.loads((course / file).read_text("utf8"))
+
+
 def test_claims_are_recorded_but_change_no_key(course: Path) -> None:
-    assert json.loads((course / "results/claims.json").read_text()) == {"answer": 41}
+    assert claims(course) == [{"id": "answer", "chapter": "01_one", "measured": 41}]
     (course / "book/ran.txt").unlink()
-    (course / "results/claims.json").write_text("{}")
+    (course / "results/claims.json").write_text("[]")
     assert run(course, "execute", "01_one") == 0
     assert not (course / "book/ran.txt").exists()
+
+
+def test_a_page_is_published_alone_with_its_claims(course: Path, capsys: pytest.CaptureFixture) -> None:
+    def row(name: str, chapter: str, measured: int) -> dict:
+        return {"id": name, "chapter": chapter, "measured": measured}
+
+    old = [row("gone", "01_one", 1), row("kept", "02_two", 2), row("of a page that is gone", "labs/none", 3)]
+    new = [row("answer", "01_one", 41), row("kept", "02_two", 4)]
+    (course / "results/claims.json").write_text(json.dumps(old))
+    (course / "_build/executed/claims.json").write_text(json.dumps(new))
+    replace(course / "book/01_one.md", "Written by", "Rewritten by")
+    replace(course / "book/02_two.md", "print(2)", "print(3)")  # waits to be executed
+    published = (course / "book/02_two.ipynb").read_bytes()
+    assert run(course, "execute", "01_one") == 0
+    assert run(course, "publish", "01_one") == 0
+    assert "Rewritten by" in (course / "book/01_one.ipynb").read_text("utf8")
+    assert (course / "book/02_two.ipynb").read_bytes() == published
+    assert claims(course) == [new[0], old[1]]
+    assert run(course, "publish", "02_two") == 1
+    assert "run `make notebooks NAMES=02_two`" in capsys.readouterr().err
+
+
+def test_a_claim_with_a_new_name_replaces_the_old_one_and_no_other(course: Path) -> None:
+    executed = "_build/executed/claims.json"
+    other = {"id": "other", "chapter": "02_two", "measured": 2}
+    (course / executed).write_text(json.dumps([*claims(course, executed), other]))
+    replace(course / "book/01_one.md", '"id": "answer"', '"id": "the answer"')
+    assert run(course, "execute", "01_one") == 0
+    assert [claim["id"] for claim in claims(course, executed)] == ["other", "the answer"]
+
+
+@pytest.mark.parametrize("chapter", ["one", "02_two"])
+def test_a_claim_of_another_page_is_refused(course: Path, chapter: str, capsys: pytest.CaptureFixture) -> None:
+    before = claims(course, "_build/executed/claims.json")
+    replace(course / "book/01_one.md", '"chapter": "01_one"', f'"chapter": "{chapter}"')
+    assert run(course, "execute", "01_one") == 1
+    assert f"book/01_one.md: the claim answer has chapter='{chapter}'" in capsys.readouterr().err
+    assert claims(course, "_build/executed/claims.json") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("01_on", "01_one"), ("books/01_one.md", "book/01_one"), ("labs/one", "book/01_one"), (".", "book/")],
+)
+def test_an_unknown_name_is_told_the_nearest(
+    course: Path, name: str, nearest: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(course, "execute", name) == 1
+    assert f"no text notebook is called {name}; the nearest names are " in (said := capsys.readouterr().err)
+    assert nearest in said
+
+
+def test_what_was_trained_in_another_precision_is_executed_again(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (course / "book/ran.txt").unlink()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "another")
+    assert run(course, "publish") == 1
+    assert run(course, "execute", "01_one") == 0
+    assert (course / "book/ran.txt").exists()
 
 
 def test_results_that_a_notebook_does_not_name_change_no_key(course: Path) -> None:
@@ -475,6 +526,175 @@ def test_executed_notebooks_hold_nothing_of_the_machine(course: Path) -> None:
     assert set(notebook.metadata) == {"kernelspec", "language_info", "hyperfit"}
     assert notebook.metadata.language_info == {"name": "python"}
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+
+
+# When a notebook is executed again
+
+WITH_LIBRARY = {
+    "book/02_two.md": HEADER + "# Two\n\n```{code-cell}\nfrom hyperfit_course.words import word\n```\n",
+    "exercises/01_one.md": HEADER
+    + "# Exercises 01\n\n```{code-cell}\nfrom hyperfit_course.checks import chapter_01 as checks\n```\n",
+    "hyperfit_course/words.py": '''\
+"""Words."""
+
+from hyperfit_course.letters import letter
+
+READ = ("data.csv", "explorer", "tales/first")
+
+
+def word():
+    """unread"""
+    return letter()
+''',
+    "hyperfit_course/letters.py": "def letter():\n    return 'a'\n",
+    "hyperfit_course/checks/__init__.py": "",
+    "hyperfit_course/checks/chapter_01.py": "def check():\n    return True\n",
+    "hyperfit_course/data.csv": "a\n",
+    "hyperfit_course/data/explorer.html": "<p>\n",
+    "hyperfit_course/data/unread.json": "{}\n",
+    "hyperfit_course/data/tales/one.txt": "Once.\n",
+}
+
+
+def keys(course: Path) -> dict[str, str]:
+    """The execution key of every text notebook, by name."""
+    project = Project(course)
+    site = Site(project)
+    sources = project.text_notebooks
+    return {project.name(source): execution_key(project, generate(site, source), source) for source in sources}
+
+
+@pytest.mark.parametrize(
+    ("changed", "old", "new", "executed"),
+    [
+        ("words.py", '"""Words."""', '"""Tales, and other words."""', []),
+        ("words.py", "    return letter()", "    # A word is a letter.\n\n    return letter()", []),
+        ("words.py", "return letter()", "return letter() + letter()", ["book/02_two.md"]),
+        ("letters.py", "'a'", "'b'", ["book/02_two.md"]),
+        ("labs/stories.py", "", "def story():\n    return 1\n", []),
+        ("checks/lab_stories.py", "", "def check():\n    return True\n", []),
+        ("checks/chapter_01.py", "True", "False", ["exercises/01_one.md"]),
+        ("data.csv", "a", "b", ["book/02_two.md"]),
+        ("data/explorer.html", "<p>", "<b>", ["book/02_two.md"]),
+        ("data/tales/one.txt", "Once.", "Twice.", ["book/02_two.md"]),
+        ("data/tales/two.txt", "", "Twice.", ["book/02_two.md"]),
+        ("data/unread.json", "{}", "[]", []),
+    ],
+)
+def test_only_what_a_notebook_imports_and_reads_executes_it(
+    course: Path, changed: str, old: str, new: str, executed: list[str]
+) -> None:
+    for name, text in WITH_LIBRARY.items():
+        (course / name).parent.mkdir(parents=True, exist_ok=True)
+        (course / name).write_text(text, "utf8")
+    before = keys(course)
+    path = course / "hyperfit_course" / changed
+    if old:
+        replace(path, old, new)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(new, "utf8")
+    assert [name for name, key in keys(course).items() if key != before[name]] == executed
+
+
+@pytest.mark.parametrize("code", ["%matplotlib inline", "!ls", "x = 1\n%%time"])
+def test_code_whose_imports_cannot_be_followed_is_refused(
+    course: Path, code: str, capsys: pytest.CaptureFixture
+) -> None:
+    replace(course / "book/02_two.md", "print(2)\n```", f"print(2)\n```\n\n```{{code-cell}} ipython3\n{code}\n```")
+    assert run(course, "execute", "02_two") == 1
+    assert "book/02_two.md: code cell 3 is not plain Python" in capsys.readouterr().err
+
+
+# Labs and exercises
+
+LAB = """# Solutions: stories
+
+Before it: {doc}`one </book/01_one>` and [two](../../book/02_two.md), then {doc}`the lab </book/labs/stories>`.
+
+```{code-cell} ipython3
+def story(length: int) -> str:
+    # begin solution
+    # Repeat a word.
+    return "once " * length
+    # end solution
+```
+"""
+
+
+@pytest.fixture
+def lab(course: Path) -> Path:
+    """The course with a lab, whose exercises are made from its solutions."""
+    for folder in ("book", "solutions"):
+        (course / folder / "labs").mkdir(parents=True)
+    text = "# Stories\n\nFirst {doc}`../01_one`, and ![all](../figure.svg).\n\n```{code-cell}\nprint(3)\n```\n"
+    (course / "book/labs/stories.md").write_text(HEADER + text, "utf8")
+    (course / "solutions/labs/stories.md").write_text(HEADER + LAB, "utf8")
+    with (course / "_toc.yml").open("a") as contents:
+        contents.writelines(f"- file: {folder}/labs/stories\n" for folder in ("book", "exercises", "solutions"))
+    write_exercises(Project(course))
+    return course
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    [
+        ("stories", ["book", "exercises", "solutions"]),
+        ("labs/stories", ["book", "exercises", "solutions"]),
+        ("exercises/labs/stories.md", ["exercises"]),
+        ("book/labs/stories.ipynb", ["book"]),
+    ],
+)
+def test_a_name_is_the_end_of_a_path(lab: Path, name: str, folders: list[str]) -> None:
+    assert [path.relative_to(lab).parts[0] for path in notebooks.select(Project(lab), [name])] == folders
+
+
+def test_a_lab_is_found_and_executed_by_its_name(lab: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(lab, "execute", "stories") == 0
+    assert run(lab, "execute") == 0
+    assert run(lab, "publish") == 0
+    assert run(lab, "check") == 0
+    assert "[1/3] book/labs/stories.md: executing" in capsys.readouterr().out
+    for folder in ("book", "exercises", "solutions"):
+        assert read(lab / folder / "labs/stories.ipynb").cells[1].execution_count == 1
+
+
+def test_links_of_a_lab_are_right_in_its_folder(lab: Path) -> None:
+    site = Site(Project(lab))
+    page, exercise = (generate(site, lab / folder / "labs/stories.md") for folder in ("book", "exercises"))
+    assert f"First [One: a question](../01_one.ipynb), and ![all]({RAW}/figure.svg)." in page.cells[2].source
+    assert (
+        "[one](../../book/01_one.ipynb) and [two](../../book/02_two.ipynb), then "
+        "[the lab](../../book/labs/stories.ipynb)." in exercise.cells[2].source
+    )
+    assert exercise.cells[-1].source == "Done? Compare with the [solutions](../../solutions/labs/stories.ipynb)."
+
+
+def test_exercises_of_labs_are_checked(lab: Path) -> None:
+    (lab / "exercises/labs/stories.md").unlink()
+    (lab / "exercises/labs/other.md").write_text("# Exercises: other\n", "utf8")
+    replace(lab / "solutions/labs/stories.md", "\nBefore it", '\nreturn "once " * length\n\nBefore it')
+    assert list(exercise_problems(Project(lab))) == [
+        "exercises/labs/stories.md: missing; run `make notebooks`",
+        'exercises/labs/stories.md: shows a line of the solution, `return "once " * length`',
+        "exercises/labs/other.md: no solution is called that; delete it or write solutions/labs/other.md",
+    ]
+
+
+def test_colab_offers_no_generated_code_in_exercises(lab: Path, capsys: pytest.CaptureFixture) -> None:
+    path = lab / "exercises/labs/stories.ipynb"
+    assert run(lab, "execute") == 0
+    assert run(lab, "publish") == 0
+    assert read(path).metadata["colab"] == {"generative_ai_disabled": True}
+    assert all("colab" not in read(lab / f"{folder}/labs/stories.ipynb").metadata for folder in ("book", "solutions"))
+    notebook = read(path)
+    del notebook.metadata["colab"]
+    nbformat.write(notebook, path)
+    assert run(lab, "check") == 1
+    assert "exercises/labs/stories.ipynb: not what stories.md gives now" in capsys.readouterr().err
+    assert run(lab, "refresh") == 0
+    assert read(path).metadata["colab"] == {"generative_ai_disabled": True}
+    assert run(lab, "check") == 0
 
 
 # Checking
@@ -524,6 +744,15 @@ def test_missing_and_orphaned_notebooks_fail(course: Path, capsys: pytest.Captur
     message = capsys.readouterr().err
     assert "book/01_one.ipynb: missing" in message
     assert "solutions/01_other.ipynb: no text notebook beside it" in message
+
+
+def test_a_page_that_no_contents_lead_to_fails(lab: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(lab, "execute") == 0
+    assert run(lab, "publish") == 0
+    replace(lab / "_toc.yml", "- file: book/labs/stories\n", "")
+    assert run(lab, "check") == 1
+    said = capsys.readouterr().err
+    assert said == "book/labs/stories.md: no page of the book; write `- file: book/labs/stories` into _toc.yml\n"
 
 
 def test_a_chapter_may_not_grow_without_end(course: Path, capsys: pytest.CaptureFixture) -> None:

@@ -42,9 +42,10 @@ def test_the_wheel_alone_gives_tales_style_and_recorded_results(wheel: Path, tmp
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     program = (
-        "from hyperfit_course import __file__, corpora, claims, plots; "
+        "from hyperfit_course import __file__, corpora, plots; "
+        "from hyperfit_course.study import records; "
         f"assert __file__.startswith({str(tmp_path)!r}), __file__; "
-        "print(len(corpora.load_corpus('tales')['train']), len(claims.recorded('hyperfit_arms')))"
+        "print(len(corpora.load_corpus('tales')['train']), len(records.recorded('hyperfit_arms')))"
     )
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
@@ -56,8 +57,10 @@ def test_the_wheel_alone_gives_tales_style_and_recorded_results(wheel: Path, tmp
 
 def test_the_wheel_holds_nothing_but_the_library(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        tops = {name.split("/")[0] for name in archive.namelist()}
+        names = archive.namelist()
+        tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"hyperfit_course"}
+    assert {f"hyperfit_course/data/{name}" for name in ("report.html.j2", "study.schema.json")} <= set(names)
 
 
 def test_requirements_accept_what_colab_ships() -> None:

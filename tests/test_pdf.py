@@ -20,7 +20,7 @@ def test_pages_are_printed_with_figures_formulas_and_open_answers(html: Path, br
     pdf.print_pages(short, browser, html, tmp_path / "book.pdf")
     printed = PdfReader(io.BytesIO((tmp_path / "book.pdf").read_bytes()))
     text = "\n".join(sheet.extract_text() for sheet in printed.pages)
-    assert "Right. Here memorising is wanted." in " ".join(text.split())
+    assert "Right. The textbook wants a good predictor." in " ".join(text.split())
     assert "\\sum" not in text
     assert sum(len(sheet.images) for sheet in printed.pages) >= 4
     assert len(printed.outline) == 2

@@ -6,9 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from hyperfit_course.plots import arms_figure, layer_figure, spectrum_figure
+from hyperfit_course.plots import alpha_figure, layer_figure
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +43,17 @@ def test_layer_figure_hides_the_panel_that_is_not_needed() -> None:
     assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
 
 
-def test_spectrum_figure_adds_the_shares_up() -> None:
-    left, right = spectrum_figure({"base": torch.tensor([0.5, 0.3, 0.2])}).axes
-    assert left.lines[0].get_ydata() == pytest.approx([0.5, 0.3, 0.2])
-    assert right.lines[0].get_ydata() == pytest.approx([0.5, 0.8, 1.0])
-
-
-def test_arms_figure_has_a_dot_for_each_seed_in_the_row_of_its_arm() -> None:
+def test_alpha_figure_has_a_dot_a_seed_and_a_line_through_the_means() -> None:
     rows = [
-        {"arm": arm, "seed": seed, "ttr": value, "ttr_low": value - 0.1, "ttr_high": value + 0.2}
-        for arm, seed, value in [("last 5", 0, 0.5), ("last 5", 1, 0.6), ("first 5", 0, 0.3)]
+        ("learned", 0.5, 0.2),
+        ("learned", 1.0, 0.3),
+        ("learned", 0.5, 0.4),
+        ("learned", 1.0, 0.5),
+        ("all", 1.0, 0.1),
     ]
-    axes = arms_figure(pd.DataFrame(rows), {"ttr": "type-token ratio"}).axes[0]
-    dots = [
-        (container.lines[0].get_xdata()[0], round(container.lines[0].get_ydata()[0])) for container in axes.containers
-    ]
-    assert dots == [(0.5, 0), (0.6, 0), (0.3, 1)]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["last 5", "first 5"]
-    assert np.allclose(axes.containers[0].lines[2][0].get_segments()[0][:, 0], [0.4, 0.7])
+    axes = alpha_figure(pd.DataFrame(rows, columns=["bias", "alpha", "ttr"]), {"base": 0.25}).axes[0]
+    dots, means, _, _, level = axes.lines
+    assert dots.get_xydata().tolist() == [[0.5, 0.2], [1.0, 0.3], [0.5, 0.4], [1.0, 0.5]]
+    assert means.get_xydata() == pytest.approx(np.array([[0.5, 0.3], [1.0, 0.4]]))
+    assert level.get_ydata() == [0.25, 0.25]
+    assert axes.get_legend_handles_labels()[1] == ["bias: learned", "bias: all", "base"]

@@ -1,4 +1,4 @@
-"""Every chapter with a question has a quiz whose answers say why."""
+"""Every chapter with a question, and every lab, has a quiz whose answers say why."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-CHAPTERS = sorted((Path(__file__).resolve().parent.parent / "book").glob("0[1-9]_*.md"))
+BOOK = Path(__file__).resolve().parent.parent / "book"
+PAGES = sorted([*BOOK.glob("[0-9]*.md"), *BOOK.glob("labs/*.md")])
+WITH_QUIZ = [path for path in PAGES if path.stem != "00_start_here"]
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WITH_QUIZ, ids=lambda path: path.stem)
 def test_each_question_has_one_right_answer_and_explains_all(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert "\n## Quiz\n" in text
+    assert "\n## Quiz\n" in text, f"{path.relative_to(BOOK.parent)} has no section `## Quiz`"
     quiz = text.split("\n## Quiz\n")[1].split("\n## ")[0]
     questions = re.split(r"^\*\*(\d)\. .+\*\*$", quiz, flags=re.M)
     numbers, bodies = questions[1::2], questions[2::2]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import slides
-from notebook_pipeline.generate import page_code, read
+from nbformat.v4 import new_output
+from notebook_pipeline.generate import generate, page_code, read, write
+from notebook_pipeline.markdown import Site
 from notebook_pipeline.project import PipelineError, Project
 from playwright.sync_api import Page
 
@@ -24,7 +27,7 @@ def decks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_chapter_has_a_deck(decks: Path) -> None:
-    chapters = {source.stem for source in PROJECT.text_notebooks if source.parent.name == "book"}
+    chapters = {source.stem for source in PROJECT.text_notebooks if source.is_relative_to(PROJECT.root / "book")}
     assert chapters <= {path.stem for path in decks.glob("*.html")}
 
 
@@ -66,6 +69,72 @@ def test_a_quiz_gives_a_slide_a_question_with_the_reasons_in_the_notes() -> None
         assert "- a) Yes" in shown
         assert "Right" not in shown
         assert "Right. So it is." in said
+
+
+LAB = """\
+---
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+
+# Stories
+
+```{code-cell} ipython3
+:tags: [no-slide]
+
+table
+```
+
+```{code-cell} ipython3
+:tags: [claims]
+
+print(record_claims(table))
+```
+
+```{code-cell} ipython3
+other_table
+```
+"""
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Project:
+    """A course of one lab, which has been executed and has recorded three claims."""
+    for name in ("_config.yml", "pyproject.toml"):
+        (tmp_path / name).symlink_to(PROJECT.root / name)
+    claim = {"claim": "It is so", "paper": "yes", "measured": "1.0", "chapter": "labs/stories", "verdict": "holds"}
+    claims = [claim | {"id": "a-second", "claim": "Also that"}, claim | {"id": "b-first"}, claim | {"id": "c-other"}]
+    files = {
+        "_toc.yml": "format: jb-book\nroot: book/labs/stories\n",
+        "book/labs/stories.md": LAB,
+        "book/references.bib": "",
+        "results/claims.json": json.dumps(claims),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf8")
+    project = Project(tmp_path)
+    (source,) = project.text_notebooks
+    notebook = generate(Site(project), source)
+    tables = [new_output("display_data", {"text/html": f'<table class="dataframe">{name}'}) for name in "LR"]
+    printed = new_output("stream", name="stdout", text="b-first: holds\na-second: holds\n")
+    for cell, output in zip(page_code(notebook), [tables[0], printed, tables[1]], strict=True):
+        cell.outputs = [output]
+    write(notebook, source.with_suffix(".ipynb"))
+    return project
+
+
+def test_tags_say_which_claims_a_deck_shows_and_which_outputs_it_leaves_out(course: Project) -> None:
+    slides.write_sources(course, course.root / "decks", just_executed=False)
+    deck = (course.root / "decks" / "stories.md").read_text("utf8")
+    assert "| It is so | yes | 1.0 | holds |\n| Also that | yes | 1.0 | holds |\n\n" in deck
+    assert '"dataframe">R' in deck
+    assert '"dataframe">L' not in deck
+
+
+def test_a_claim_that_was_not_recorded_is_named(course: Project) -> None:
+    (course.root / "results" / "claims.json").write_text("[]", "utf8")
+    with pytest.raises(PipelineError, match="has no claim 'b-first'"):
+        slides.write_sources(course, course.root / "decks", just_executed=False)
 
 
 def test_a_notebook_of_other_code_gives_no_slides(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
-"""Answers that people give, chapter by chapter: wrong ones with the words that name the fault, and other right ones."""
+"""Answers that people give, page by page: wrong ones with the words that name the fault, and other right ones.
+
+A module has the name of the checks' module that its answers are for.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-from answers import chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06
 
 
 class Wrong(NamedTuple):
@@ -15,6 +18,12 @@ class Wrong(NamedTuple):
     message: str
 
 
-CHAPTERS = (chapter_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06)
-WRONG = {name: [Wrong(*pair) for pair in pairs] for chapter in CHAPTERS for name, pairs in chapter.WRONG.items()}
-RIGHT: dict[str, Callable[..., Any]] = {name: right for chapter in CHAPTERS for name, right in chapter.RIGHT.items()}
+PAGES = {found.name: importlib.import_module(f"answers.{found.name}") for found in pkgutil.iter_modules(__path__)}
+WRONG = {
+    (page, name): [Wrong(*pair) for pair in pairs]
+    for page, module in PAGES.items()
+    for name, pairs in getattr(module, "WRONG", {}).items()
+}
+RIGHT: dict[tuple[str, str], Callable[..., Any]] = {
+    (page, name): right for page, module in PAGES.items() for name, right in getattr(module, "RIGHT", {}).items()
+}

@@ -60,7 +60,7 @@ def ngram_of_tokens(tokens: list[int], n: int) -> float:
     return (len(grams) - len(set(grams))) / len(tokens)
 
 
-def ngram_blocks(tokens: list[int], n: int) -> float:
+def ngram_side_by_side(tokens: list[int], n: int) -> float:
     grams = [tuple(tokens[start : start + n]) for start in range(0, len(tokens), n)]
     return 1 - len(set(grams)) / len(grams)
 
@@ -166,7 +166,7 @@ WRONG = {
         (ngram_different, "share of different bigrams"),
         (ngram_first_too, "the first time that a bigram occurs"),
         (ngram_of_tokens, "Divide by the number of n-grams"),
-        (ngram_blocks, "n-grams overlap"),
+        (ngram_side_by_side, "n-grams overlap"),
         (ngram_of_one, "Is n used?"),
         (ngram_as_sets, "are different bigrams"),
         (ngram_misses_last, "the last bigram is left out"),

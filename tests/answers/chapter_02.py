@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 def loop(
     model: Any,
-    ids: Tensor,
+    texts: Tensor,
     rate: float,
     steps: int,
     *,
@@ -26,7 +26,7 @@ def loop(
     optimizer = kind(model.parameters(), lr=rate, weight_decay=0.0)
     losses = []
     for _ in range(steps):
-        inputs, labels = (ids[:, :-1], ids[:, 1:]) if shift else (ids, ids)
+        inputs, labels = (texts[:, :-1], texts[:, 1:]) if shift else (texts, texts)
         loss = scale * model(input_ids=inputs, labels=labels).loss
         if zero:
             optimizer.zero_grad()
@@ -37,40 +37,40 @@ def loop(
     return losses
 
 
-def train_piles(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return loop(model, ids, rate, steps, zero=False)
+def train_piles(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return loop(model, texts, rate, steps, zero=False)
 
 
-def train_without_step(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return loop(model, ids, rate, steps, step=False)
+def train_without_step(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return loop(model, texts, rate, steps, step=False)
 
 
-def train_shifted_twice(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return loop(model, ids, rate, steps, shift=True)
+def train_shifted_twice(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return loop(model, texts, rate, steps, shift=True)
 
 
-def train_keeps_tensors(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return loop(model, ids, rate, steps, item=False)
+def train_keeps_tensors(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return loop(model, texts, rate, steps, item=False)
 
 
-def train_sums(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return loop(model, ids, rate, steps, scale=float(ids[:, 1:].numel()))
+def train_sums(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return loop(model, texts, rate, steps, scale=float(texts[:, 1:].numel()))
 
 
-def train_by_sgd(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return loop(model, ids, rate, steps, sgd=True)
+def train_by_sgd(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return loop(model, texts, rate, steps, sgd=True)
 
 
-def train_last_loss(model: Any, ids: Tensor, rate: float, steps: int) -> float:
-    return loop(model, ids, rate, steps)[-1]
+def train_last_loss(model: Any, texts: Tensor, rate: float, steps: int) -> float:
+    return loop(model, texts, rate, steps)[-1]
 
 
-def train_with_own_loss(model: Any, ids: Tensor, rate: float, steps: int) -> list:
+def train_with_own_loss(model: Any, texts: Tensor, rate: float, steps: int) -> list:
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     losses = []
     for _ in range(steps):
-        logits = model(input_ids=ids).logits[:, :-1]
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        logits = model(input_ids=texts).logits[:, :-1]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), texts[:, 1:].flatten())
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -123,15 +123,15 @@ def interval_by_sorting(values: Tensor, resamples: int, seed: int) -> Ends:
     return means[int(0.025 * resamples)], means[int(0.975 * resamples) - 1]
 
 
-def train_with_new_optimizers(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    return [loop(model, ids, rate, 1)[0] for _ in range(steps)]
+def train_with_new_optimizers(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    return [loop(model, texts, rate, 1)[0] for _ in range(steps)]
 
 
-def train_one_text_a_step(model: Any, ids: Tensor, rate: float, steps: int) -> list:
+def train_one_text_a_step(model: Any, texts: Tensor, rate: float, steps: int) -> list:
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     losses = []
     for step in range(steps):
-        text = ids[[step % len(ids)]]
+        text = texts[[step % len(texts)]]
         loss = model(input_ids=text, labels=text).loss
         optimizer.zero_grad()
         loss.backward()
@@ -140,8 +140,8 @@ def train_one_text_a_step(model: Any, ids: Tensor, rate: float, steps: int) -> l
     return losses
 
 
-def train_notes_later(model: Any, ids: Tensor, rate: float, steps: int) -> list:
-    losses = loop(model, ids, rate, steps)
+def train_notes_later(model: Any, texts: Tensor, rate: float, steps: int) -> list:
+    losses = loop(model, texts, rate, steps)
     return [*losses[1:], losses[-1]]
 
 

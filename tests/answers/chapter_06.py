@@ -83,37 +83,37 @@ def lora_merged(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float) -
     return torch.nn.functional.linear(x, weight + alpha / b.shape[1] * b @ a)
 
 
-def states_with_graph(model: Any, ids: Tensor, block: int) -> Tensor:
+def states_with_graph(model: Any, texts: Tensor, block: int) -> Tensor:
     with torch.enable_grad():
-        return model.requires_grad_(True)(input_ids=ids, output_hidden_states=True).hidden_states[block]
+        return model.requires_grad_(True)(input_ids=texts, output_hidden_states=True).hidden_states[block]
 
 
-def states_after(model: Any, ids: Tensor, block: int) -> Tensor:
+def states_after(model: Any, texts: Tensor, block: int) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=ids, output_hidden_states=True).hidden_states[min(block + 1, 6)]
+        return model(input_ids=texts, output_hidden_states=True).hidden_states[min(block + 1, 6)]
 
 
-def states_too_early(model: Any, ids: Tensor, block: int) -> Tensor:
+def states_too_early(model: Any, texts: Tensor, block: int) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=ids, output_hidden_states=True).hidden_states[max(block - 1, 0)]
+        return model(input_ids=texts, output_hidden_states=True).hidden_states[max(block - 1, 0)]
 
 
-def states_after_norm(model: Any, ids: Tensor, block: int) -> Tensor:
+def states_after_norm(model: Any, texts: Tensor, block: int) -> Tensor:
     with torch.no_grad():
-        return model(input_ids=ids, output_hidden_states=True).hidden_states[block]
+        return model(input_ids=texts, output_hidden_states=True).hidden_states[block]
 
 
-def states_normed(model: Any, ids: Tensor, block: int) -> Tensor:
+def states_normed(model: Any, texts: Tensor, block: int) -> Tensor:
     with torch.no_grad():
-        return model.model.norm(states_by_hook(model, ids, block))
+        return model.model.norm(states_by_hook(model, texts, block))
 
 
-def states_by_hook(model: Any, ids: Tensor, block: int) -> Tensor:
+def states_by_hook(model: Any, texts: Tensor, block: int) -> Tensor:
     seen = []
     following = [*model.model.layers, model.model.norm][block]
     handle = following.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     with torch.no_grad():
-        model(input_ids=ids)
+        model(input_ids=texts)
     handle.remove()
     return seen[0]
 
@@ -189,8 +189,8 @@ def trained_unsorted(model: Any) -> list[int]:
     return list(set(blocks_by_name(model, r"layers\.(\d+)\.")))
 
 
-def states_left_frozen(model: Any, ids: Tensor, block: int) -> Tensor:
-    return states_by_hook(model.requires_grad_(False), ids, block)
+def states_left_frozen(model: Any, texts: Tensor, block: int) -> Tensor:
+    return states_by_hook(model.requires_grad_(False), texts, block)
 
 
 def layers_from_one_more(saved: float, count: int) -> list[int]:

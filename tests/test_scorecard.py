@@ -1,0 +1,74 @@
+"""The scorecard shows all that the chapters recorded, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scorecard
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+CLAIMS = json.loads((ROOT / "results/claims.json").read_text(encoding="utf-8"))
+
+
+def row(mean: float, low: float, high: float, threshold: float | None, verdict: str = "holds") -> dict[str, Any]:
+    estimate = {"mean": mean, "low": low, "high": high, "n": 5, "smallest": 0.25}
+    about = {"id": "a", "chapter": "01_one", "claim": "One | two.", "effect": "TTR", "over": "seeds", "paper": "-"}
+    return about | {
+        "differs": "",
+        "measured": "0.2 to 0.5",
+        "threshold": threshold,
+        "estimate": estimate,
+        "verdict": verdict,
+    }
+
+
+def test_page_shows_every_claim_and_every_verdict(html: Path) -> None:
+    page = (html / "book/scorecard.html").read_text(encoding="utf-8")
+    tables = page[page.index('id="degeneration"') :]
+    assert sorted(re.findall(r"<code[^>]*><span class=\"pre\">([\w-]+)</span></code>\)", tables)) == sorted(
+        claim["id"] for claim in CLAIMS
+    )
+    for name in [*scorecard.VERDICTS, scorecard.FACT]:
+        found = tables.count(f"<td><p><strong>{name}</strong></p></td>")
+        assert found == sum(claim["verdict"] == name for claim in CLAIMS), name
+
+
+def test_counts_add_up_without_the_labs() -> None:
+    rows = scorecard.of_chapters(CLAIMS)
+    assert {row["chapter"] for row in CLAIMS} - {row["chapter"] for row in rows} == {
+        "labs/dynamic_convolution",
+        "labs/test_time_training",
+    }
+    lines = scorecard.counts(rows)[2:]
+    columns = [[int(cell.strip(" *")) for cell in line.split("|")[2:-1]] for line in lines]
+    assert [sum(column) for column in zip(*columns[:-1], strict=True)] == columns[-1]
+    assert sum(columns[-1]) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "drawn", "marker"), [(0.1, (2, 3, 4), "o"), (None, (0.2, 0.3, 0.4), "o"), (0.02, (4, 4, 4), ">")]
+)
+def test_effects_are_drawn_in_units_of_the_predicted_size(
+    threshold: float | None, drawn: tuple[float, ...], marker: str
+) -> None:
+    axes = Figure().subplots()
+    scorecard.forest(axes, [row(0.3, 0.2, 0.4, threshold)], "effect")
+    interval, dot = axes.lines[:2]
+    values = np.concatenate([np.asarray(line.get_xdata()) for line in (interval, dot)])
+    assert sorted(values) == pytest.approx(drawn)
+    assert dot.get_marker() == marker
+
+
+def test_what_would_have_been_found_is_told_only_where_nothing_was() -> None:
+    assert "would have been found" not in scorecard.measured(row(0.3, 0.2, 0.4, 0.1))
+    assert "0.250 would have been found" in scorecard.measured(row(0.1, -0.2, 0.4, 0.3, "inconclusive"))
+
+
+def test_a_bar_in_a_sentence_does_not_split_its_cell() -> None:
+    assert scorecard.table([row(0.3, 0.2, 0.4, 0.1)])[2].count(" | ") == 4

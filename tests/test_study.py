@@ -1,0 +1,419 @@
+"""A study of any model: every family of layouts, and everything that goes wrong on the way."""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from conftest import tiny_model
+from tokenizers import processors
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hyperfit_course.models import ModelError
+from hyperfit_course.study import battery, plan, run
+from hyperfit_course.study.arms import Arm, Subject, base_model, held_out
+from hyperfit_course.study.battery import Part, arms_of, forget, tasks_of, tokenizer_of
+from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
+from hyperfit_course.study.plan import Units
+from hyperfit_course.study.recording import Row
+from hyperfit_course.study.report import FAILED, rendered
+from hyperfit_course.study.verdicts import ONE_SEED, claims
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 300}
+GATED = {"intermediate_size": 48, "num_key_value_heads": 2}
+FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
+    "llama": (LlamaConfig, GATED),
+    "qwen2": (Qwen2Config, {**GATED, "tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, {**GATED, "head_dim": 8}),
+    "gemma2": (Gemma2Config, {**GATED, "head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 30.0}),
+    "gemma3": (Gemma3TextConfig, {**GATED, "head_dim": 8, "sliding_window": 16}),
+    "mistral": (MistralConfig, {**GATED, "sliding_window": 16}),
+    "mixtral": (MixtralConfig, {**GATED, "num_local_experts": 4, "sliding_window": 16}),
+    "gpt2": (GPT2Config, {}),
+    "neox": (GPTNeoXConfig, {"intermediate_size": 48}),
+    "opt": (OPTConfig, {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+}
+WITH_BEGIN = {"llama", "gemma2", "gemma3", "mistral", "mixtral", "opt"}
+"""Families whose tokenizers put a begin-of-text token before every text."""
+TINY = StudyConfig(
+    arms=Names(["full", "last2"]),
+    train_texts=4,
+    validation_texts=2,
+    prompts=2,
+    epochs=1,
+    lora_epochs=1,
+    rank=2,
+    parts=Names(["training", "writing", "prediction", "geometry"]),
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    yield
+    for cached in (base_model, held_out, tokenizer_of):
+        cached.cache_clear()
+    forget()
+
+
+def with_begin(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """The same tokenizer, with a begin-of-text token that it puts before every text by itself."""
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<end>", pad_token="<end>", bos_token="<begin>"
+    )
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<begin> $A", special_tokens=[("<begin>", made.bos_token_id)]
+    )
+    return made
+
+
+def family(name: str) -> PreTrainedModel:
+    """A tiny random model, whose vocabulary is larger than that of its tokenizer."""
+    config, settings = FAMILIES[name]
+    torch.manual_seed(0)
+    ends = {"bos_token_id": 257, "eos_token_id": 256, "pad_token_id": 256}
+    return AutoModelForCausalLM.from_config(config(**SMALL, **settings, **ends, max_position_embeddings=128)).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The folder of a tiny Llama."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def data_of(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    return data
+
+
+def without_times(data: dict[str, Any]) -> dict[str, Any]:
+    """What two runs of one study share."""
+    rows = [{name: value for name, value in row.items() if name not in ("cost", "made")} for row in data["rows"]]
+    return {**data, "rows": rows, "made": None}
+
+
+# Every family
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_study_runs_on_every_family(name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    folder, out = tmp_path / name, tmp_path / "study"
+    family(name).save_pretrained(folder)
+    (with_begin(tokenizer) if name in WITH_BEGIN else tokenizer).save_pretrained(folder)
+    config = replace(TINY, model=str(folder))
+    if name == "mixtral":  # PEFT puts adapters on the routers of all blocks: see the next test
+        config = replace(config, arms=Names(["full"]))
+    assert run.study(config, str(out)) == 0
+    data = data_of(out)
+    assert {part["state"] for part in data["parts"]} == {"finished"}
+    assert [check["name"] for check in data["checks"] if not check["passed"]] == []
+    rule = data["model"]["begin_rule"]
+    assert rule.startswith("Every text begins with <begin>" if name in WITH_BEGIN else "The tokenizer has no begin")
+    assert html.escape(rule) in (out / "report.html").read_text(encoding="utf-8")
+    assert data["model"]["vocabulary"] == 300 > data["model"]["tokenizer_size"]
+    texts = held_out("tales", Subject(str(folder), 4, 2, 2, 128))
+    assert set(texts[:, 0].tolist()) == {257} if name in WITH_BEGIN else 257 not in texts
+
+
+def test_adapters_that_cannot_be_placed_are_rows_with_a_sentence(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    family("mixtral").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    out = tmp_path / "study"
+    assert run.study(replace(TINY, model=str(tmp_path / "model"), arms=Names(["last2"])), str(out)) == 1
+    states = {(part["arm"], part["state"]) for part in data_of(out)["parts"]}
+    assert states == {("base", "finished"), ("last 2", "failed")}
+    assert "PEFT put adapters on" in data_of(out)["parts"][-1]["reason"]
+
+
+def test_all_parts_of_a_study_fit_the_schema(saved: str, tmp_path: Path) -> None:
+    everything = replace(TINY, model=saved, parts=None, preset="standard", seeds=Numbers([0, 1]))
+    everything = replace(everything, lora_epochs=6, lora_learning_rate=0.05)  # enough to move a random model
+    out = tmp_path / "study"
+    assert run.study(everything, str(out)) == 0, (out / "log.txt").read_text(encoding="utf-8")
+    data = data_of(out)
+    schema = json.loads((files("hyperfit_course") / "data" / "study.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(data, schema)
+    assert {row["part"] for row in data["rows"]} == set(battery.PARTS)
+    assert {row["arm"] for row in data["rows"] if row["part"] == "damage"} == {"last 2, random directions"}
+    judged = {claim["id"]: claim for claim in data["claims"]}
+    assert judged["hyperfit-ttr"]["estimate"]["n"] == 2
+    assert judged["learned-bias-fails"]["verdict"] != "not measured"
+    assert judged["order-under-its-shape"]["verdict"] != "not measured"
+    assert judged["late-stage-vs-full"]["verdict"] == "not measured"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**data, "form": 2}, schema)
+
+
+# What goes wrong
+
+
+def test_failing_part_is_a_row_with_its_reason_and_the_others_go_on(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(arm: Arm) -> Iterator[Row]:
+        raise torch.OutOfMemoryError("no room for a table of logits\nand more lines")
+
+    sound = battery.PARTS["prediction"]
+    monkeypatch.setitem(battery.PARTS, "prediction", Part(fails, sound.of))
+    config = replace(TINY, model=saved, arms=Names(["full"]))
+    out = tmp_path / "study"
+    assert run.study(config, str(out)) == 1
+    states = {(part["name"], part["state"], part["reason"]) for part in data_of(out)["parts"]}
+    assert ("prediction", "failed", "OutOfMemoryError: no room for a table of logits") in states
+    assert ("geometry", "finished", None) in states
+    assert "no room for a table of logits" in (out / "report.html").read_text(encoding="utf-8")
+    assert "Traceback" in (out / "log.txt").read_text(encoding="utf-8")
+    monkeypatch.setitem(battery.PARTS, "prediction", sound)
+    assert run.study(config, str(out)) == 0, "what failed is tried again"
+
+
+def test_arm_that_cannot_be_trained_is_tried_once(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Arm] = []
+
+    def fails(arm: Arm) -> Any:
+        tries.append(arm)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Arm, "trained", fails)
+    out = tmp_path / "study"
+    assert run.study(replace(TINY, model=saved), str(out)) == 1
+    assert len(tries) == 2
+    reasons = {part["reason"] for part in data_of(out)["parts"] if part["arm"] == "hyperfitted"}
+    assert reasons == {"RuntimeError: no memory", "the arm could not be trained: RuntimeError: no memory"}
+    assert all(part["state"] == "finished" for part in data_of(out)["parts"] if part["arm"] == "base")
+
+
+def test_failed_self_check_stops_its_parts_with_a_sentence(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = run.checked.__globals__["stream_states"]
+
+    def shifted(model: Any, texts: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+        for states in stream(model, texts):
+            yield [state + 0.1 for state in states]
+
+    monkeypatch.setattr("hyperfit_course.study.selfchecks.stream_states", shifted)
+    out = tmp_path / "study"
+    assert run.study(replace(TINY, model=saved, arms=Names(["full"])), str(out)) == 1
+    for part in data_of(out)["parts"]:
+        assert (part["state"] == "failed") == (part["name"] == "geometry")
+        assert part["reason"] is None or "The self-check 'states' failed" in part["reason"]
+
+
+def test_interrupted_study_goes_on_and_ends_with_the_same_json(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TINY, model=saved)
+    run.study(config, str(tmp_path / "undisturbed"))
+    whole = without_times(data_of(tmp_path / "undisturbed"))
+    out, tries = tmp_path / "study", 0
+    original = run._tried
+
+    def every_third_is_interrupted(*given: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries % 3 == 0:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    monkeypatch.setattr(run, "_tried", every_third_is_interrupted)
+    for _ in whole["parts"]:
+        forget()
+        try:
+            run.study(config, str(out))
+            break
+        except KeyboardInterrupt:
+            assert any(part["state"] == "missing" for part in data_of(out)["parts"])
+            assert "not measured yet" in (out / "report.html").read_text(encoding="utf-8")
+    assert tries > len(whole["parts"])
+    assert without_times(data_of(out)) == whole
+
+
+def test_folder_of_another_study_is_refused_and_resume_keeps_what_fits(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(TINY, model=saved, arms=Names(["full"]))
+    out = str(tmp_path / "study")
+    run.study(config, out)
+    with pytest.raises(StudyError, match=r"another study \(it differs in seeds\).*--out.*--resume"):
+        run.study(replace(config, seeds=Numbers([0, 1])), out)
+    tried: list[str] = []
+    original = run._tried
+    monkeypatch.setattr(
+        run, "_tried", lambda *given: (tried.append(f"{given[0]} {given[1].seed}"), original(*given))[1]
+    )
+    assert run.study(replace(config, seeds=Numbers([0, 1])), out, resume=True) == 0
+    assert tried == ["training 1", "writing 1", "prediction 1", "geometry 1"]
+
+
+def test_other_weights_under_the_same_name_are_another_study(saved: str, tmp_path: Path) -> None:
+    config = replace(TINY, model=saved, parts=Names(["prediction"]))
+    run.study(config, str(tmp_path / "study"))
+    base_model.cache_clear()
+    tiny_model(seed=1).save_pretrained(saved)
+    with pytest.raises(StudyError, match="the weights of the model"):
+        run.study(config, str(tmp_path / "study"))
+
+
+def test_numbers_are_computed_again_from_the_texts_alone(saved: str, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    run.study(replace(TINY, model=saved), str(out))
+    before = without_times(data_of(out))
+    for path in (out / "rows").glob("writing*.json"):
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        for row in rows["rows"]:
+            row |= {"ttr": 0.5, "recited": 0.5}
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    shutil.rmtree(saved)  # no model is needed
+    (out / "report.html").unlink()
+    assert run.study(StudyConfig(), source=str(out)) == 0
+    assert without_times(data_of(out)) == before
+    assert (out / "report.html").is_file()
+    with pytest.raises(StudyError, match="holds no study"):
+        run.study(StudyConfig(), source=str(tmp_path))
+
+
+def _shrink(model: Any, vocabulary: int) -> None:
+    model.config.pad_token_id = None
+    model.resize_token_embeddings(vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: setattr(model.config, "max_position_embeddings", 100), "reads at most 100 tokens"),
+        (lambda model: model.model.layers[0].mlp.up_proj.weight.data.fill_(torch.nan), "nan or inf"),
+        (lambda model: _shrink(model, 60), "they do not belong together"),
+    ],
+)
+def test_model_that_does_not_fit_is_refused_before_anything_is_measured(
+    spoil: Callable[[Any], Any], message: str, saved: str, tmp_path: Path
+) -> None:
+    model = tiny_model()
+    spoil(model)
+    model.save_pretrained(saved)
+    with pytest.raises(StudyError, match=message):
+        run.study(replace(TINY, model=saved), str(tmp_path / "study"))
+    assert not (tmp_path / "study").exists()
+
+
+def test_encoder_decoder_no_tokenizer_and_no_model_are_named(
+    saved: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    t5 = T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8, vocab_size=300)
+    T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    for path in Path(saved).glob("tokenizer*"):
+        path.unlink()
+    for name in (tmp_path / "t5", saved, tmp_path / "nothing"):
+        with pytest.raises(ModelError, match=str(Path(name).name)):
+            run.study(replace(TINY, model=str(name)), str(tmp_path / "study"))
+
+
+def test_output_that_is_a_file_or_holds_other_things_is_refused(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine", encoding="utf-8")
+    for name, message in (("file", "is a file"), ("folder", "holds other files")):
+        with pytest.raises(StudyError, match=message):
+            run.study(replace(TINY, model=saved), str(tmp_path / name))
+
+
+# Verdicts and plans
+
+
+def test_claims_are_the_effects_of_the_rows_by_seed() -> None:
+    rows: list[Row] = [{"part": "writing", "arm": "base", "seed": 0, "ttr": 0.2}]
+    rows += [{"part": "writing", "arm": "hyperfitted", "seed": seed, "ttr": 0.5 + 0.01 * seed} for seed in range(3)]
+    rows += [{"part": "geometry", "arm": "base", "seed": 0, "prenorm": 10.0}]
+    rows += [{"part": "geometry", "arm": "hyperfitted", "seed": 0, "prenorm": 20.0, "before_last": 40.0}]
+    rows += [{"part": "bias", "arm": "hyperfitted", "seed": 0, "bias": "learned", "ttr": ttr} for ttr in (0.25, 0.3)]
+    found = {claim["id"]: claim for claim in claims(rows)}
+    assert found["hyperfit-ttr"]["estimate"]["mean"] == pytest.approx(0.31)
+    assert found["hyperfit-ttr"]["verdict"] == "holds"
+    expansion = found["terminal-expansion-prenorm"]
+    assert expansion["values"] == {"0": pytest.approx(0.6931, abs=1e-4)}
+    assert expansion["verdict"] == ONE_SEED
+    assert found["last-block-expands"]["values"]["0"] == pytest.approx(-0.6931, abs=1e-4)
+    assert found["learned-bias-fails"]["values"] == {"0": pytest.approx(0.15 - 0.1)}
+    assert found["hyperfit-bigram"]["verdict"] == "not measured"
+    assert "estimate" in found["rank-deep-tail"]
+
+
+def test_plan_counts_steps_tokens_and_readings(saved: str) -> None:
+    config = replace(TINY, model=saved, epochs=3, train_texts=6, batch_size=4, prompts=5).resolved()
+    kinds = [plan.kind_of(arm) for arm in arms_of(config)[1:]]
+    units = Units(10.0, 0.0, lambda n: 0.0, 0.0, dict.fromkeys(kinds, 1.0), 100, 1, 2, dict.fromkeys(kinds, 900))
+    table = plan.planned(config, units, depth=2).set_index(["part", "arm"])
+    assert len(table) == len(tasks_of(config))
+    assert table.loc[("training", "hyperfitted"), "seconds"] == 2 * 10 + 3 * 2
+    assert table.loc[("training", "hyperfitted"), "bytes"] == 900
+    written = replace(units, load=0.0, token=lambda count: count / 1000)
+    table = plan.planned(config, written, depth=2).set_index(["part", "arm"])
+    assert table.loc[("writing", "base"), "seconds"] == pytest.approx(96 * 0.005)
+    assert table.loc[("writing", "hyperfitted"), "bytes"] == 102
+    read = replace(units, load=0.0, read=1.0)
+    table = plan.planned(config, read, depth=2).set_index(["part", "arm"])
+    assert table.loc[("prediction", "base"), "seconds"] == 2 * 5
+
+
+def test_plan_is_measured_on_this_machine_and_writes_nothing(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    assert run.study(replace(TINY, model=saved), str(out), plan=True) == 0
+    shown = capsys.readouterr().out
+    assert not out.exists()
+    assert "It fits here." in shown
+    assert all(part in shown for part in ("training", "writing", "prediction", "geometry"))
+
+
+def test_plan_says_what_does_not_fit(
+    saved: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "free_memory", lambda device: 0)
+    monkeypatch.setattr(plan.Meter, "held", staticmethod(lambda: 1))
+    assert run.study(replace(TINY, model=saved), plan=True) == 1
+    assert "too little for geometry of base" in capsys.readouterr().out
+
+
+def test_report_escapes_what_models_write(saved: str, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    run.study(replace(TINY, model=saved, parts=Names(["writing"]), arms=Names(["full"])), str(out))
+    data = data_of(out)
+    for row in data["rows"]:
+        row["written"] = ["<script>alert(1)</script>"] * 2
+    page = rendered(data)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert FAILED not in {name for row in data["rows"] for name in row}
