@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.corpora import make_texts
-from hyperfit_course.late_stage import trained_modules
+from hyperfit_course.late_stage import LateStageError, trained_modules
 from hyperfit_course.study import arms
 from hyperfit_course.study.arms import Arm, base_model, held_out
 from hyperfit_course.training import HyperfitConfig, hyperfit
@@ -187,6 +187,21 @@ def test_an_arm_of_blocks_without_rank_trains_all_their_weights_and_no_others(
 def test_arm_with_a_count_and_no_place_or_the_other_way_round_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Name the count of the blocks and their place, or neither"):
         Arm(CONFIG, **settings)
+
+
+def test_arm_of_no_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one block, not 0"):
+        Arm(CONFIG, count=0, place="last")
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("place", [6, -1])
+def test_blocks_that_the_model_does_not_have_are_named_before_anything_is_trained(
+    place: int, rank: int | None, runs: Runs
+) -> None:
+    with pytest.raises(LateStageError, match=f"has the blocks 0 to 7: 3 of them cannot start at {place}"):
+        Arm(CONFIG, rank=rank, count=3, place=place).trained()
+    assert not runs.trained
 
 
 @pytest.mark.parametrize(("seed", "corpus"), [(1, "tales"), (2, "tales"), (1, "news")])

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.corpora import load_corpus, make_texts
-from hyperfit_course.late_stage import choose_blocks, late_stage_lora
+from hyperfit_course.late_stage import LateStageError, choose_blocks, late_stage_lora
 from hyperfit_course.models import EMBEDDED, load_model
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
@@ -66,6 +66,8 @@ class Arm:
     def __post_init__(self) -> None:
         if (self.count is None) != (self.place is None):
             raise ValueError("Name the count of the blocks and their place, or neither.")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"An arm trains at least one block, not {self.count}.")
 
     @property
     def label(self) -> str:
@@ -119,9 +121,15 @@ class Arm:
 
     def _blocks(self, model: PreTrainedModel) -> list[int]:
         """Numbers of the trained blocks."""
-        if isinstance(self.place, int):
-            return list(range(self.place, self.place + (self.count or 0)))
-        return choose_blocks(model, self.count or len(blocks_of(model)), self.place or "first")
+        depth = len(blocks_of(model))
+        count = depth if self.count is None else self.count
+        if not isinstance(self.place, int):
+            return choose_blocks(model, count, self.place or "first")
+        if not 0 <= self.place <= depth - count:
+            raise LateStageError(
+                f"The model has the blocks 0 to {depth - 1}: {count} of them cannot start at {self.place}."
+            )
+        return list(range(self.place, self.place + count))
 
 
 @functools.cache
