@@ -465,6 +465,27 @@ def test_a_claim_with_a_new_name_replaces_the_old_one_and_no_other(course: Path)
     assert [claim["id"] for claim in claims(course, executed)] == ["other", "the answer"]
 
 
+@pytest.mark.parametrize(
+    ("predicted", "runs"),
+    [
+        ({"id": "answer", "chapter": "01_one"}, False),
+        ({"id": "answer", "chapter": "01_one", "measured": 42}, True),
+        ({"id": "answer", "chapter": "01_one", "why": "said later"}, True),
+        ({"id": "renamed", "chapter": "01_one"}, True),
+    ],
+    ids=["as it was", "changed", "longer", "renamed"],
+)
+def test_a_page_is_executed_again_when_what_its_claims_predicted_changes(
+    course: Path, predicted: dict, runs: bool
+) -> None:
+    (course / "book/ran.txt").unlink()
+    others = {"id": "new", "chapter": "02_two", "why": "a prediction of another page"}
+    (course / "results/predictions.json").write_text(json.dumps({"rows": [predicted, others]}))
+    assert run(course, "publish", "01_one") == runs
+    assert run(course, "execute", "01_one") == 0
+    assert (course / "book/ran.txt").exists() == runs
+
+
 @pytest.mark.parametrize("chapter", ["one", "02_two"])
 def test_a_claim_of_another_page_is_refused(course: Path, chapter: str, capsys: pytest.CaptureFixture) -> None:
     before = claims(course, "_build/executed/claims.json")

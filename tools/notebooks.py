@@ -41,6 +41,7 @@ from notebook_pipeline.project import PipelineError, Project
 
 ADDRESSED = ("_config.yml", "README.md", "book/teaching.md")
 """Where the repository's address is written; all else is made from the first."""
+PREDICTIONS = Path("results", "predictions.json")
 MADE = "made.json"
 """Beside the built pages: when, where and in how many seconds each notebook was executed."""
 MAX_CODE_CELLS = 25
@@ -142,7 +143,19 @@ def up_to_date(project: Project, source: Path, notebook: NotebookNode) -> Notebo
     if not path.exists():
         return None
     earlier = read(path)
-    return earlier if earlier.metadata["hyperfit"]["key"] == execution_key(project, notebook, source) else None
+    same = earlier.metadata["hyperfit"]["key"] == execution_key(project, notebook, source)
+    return earlier if same and claimed_as_predicted(project, source) else None
+
+
+def claimed_as_predicted(project: Project, source: Path) -> bool:
+    """Whether the claims that a page recorded when it ran still say what is predicted: no key holds predictions."""
+    executed, predicted = project.executed / CLAIMS.name, project.root / PREDICTIONS
+    if not (executed.exists() and predicted.exists()):
+        return True
+    rows = {row["id"]: row for row in json.loads(predicted.read_text("utf8"))["rows"]}
+    page = source.relative_to(project.root).with_suffix("")
+    claims = [claim for claim in json.loads(executed.read_text("utf8")) if Path("book", claim["chapter"]) == page]
+    return all(claim | rows.get(claim["id"], {"id": None}) == claim for claim in claims)
 
 
 def run_publish(project: Project, options: argparse.Namespace) -> int:
