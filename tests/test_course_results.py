@@ -66,14 +66,6 @@ WAITING = {
     "ttt-first-order",
     "ttt-shift-is-needed",
     "ttt-rare-symbols",
-    "width-x-gains",
-    "width-diamond-loses",
-    "width-order-counts",
-    "width-x-beats-equal-cache",
-    "width-flops",
-    "width-cache",
-    "width-not-idle",
-    "width-toy-costs",
 }
 
 
