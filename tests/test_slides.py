@@ -60,6 +60,27 @@ def test_a_list_is_shortened_to_what_is_bold_and_the_notes_keep_it_all() -> None
     assert "And why" in said
 
 
+def test_links_to_the_live_page_stay_with_their_settings_and_others_become_text() -> None:
+    text = (
+        "> **Try it live**\n>\n> [Write](https://x.github.io/y/book/live.html#arm=last&sample=1) and "
+        "[read](03_temperature.ipynb)."
+    )
+    (slide,) = slides.section("## Title", text, [])
+    shown = slide.split("``````{revealjs-notes}")[0]
+    assert '<a href="../book/live.html#arm=last&amp;sample=1">Write</a> and read.' in shown
+
+
+@pytest.mark.parametrize(
+    ("chapter", "settings"),
+    [("01_degeneration", "strength=1"), ("03_temperature", "temperature=0.6"), ("06_late_stage_lora", "arm=last")],
+)
+def test_a_deck_leads_to_the_live_page_with_its_settings(decks: Path, page: Page, chapter: str, settings: str) -> None:
+    page.goto((decks / f"{chapter}.html").as_uri())
+    links = page.locator(".slides a[href*='book/live.html']:not(aside a)")
+    found = links.evaluate_all("links => links.map(each => each.getAttribute('href'))")
+    assert [link for link in found if link.startswith("../book/live.html#") and settings in link]
+
+
 def test_a_quiz_gives_a_slide_a_question_with_the_reasons_in_the_notes() -> None:
     answer = "<details>\n<summary><b>a) Yes</b></summary>\n\nRight. So it is.\n\n</details>\n"
     made = list(slides.section("## Quiz", f"Open it.\n\n**1. Is it?**\n\n{answer}\n**2. Or not?**\n\n{answer}", []))

@@ -3,7 +3,8 @@
 Each section gives a slide with the first sentences of its lists, and one slide for each table, formula and figure, and
 for the first sample of text. A code cell tagged `claims`, which prints the claims that it records, gives a table of
 them, and the outputs of one tagged `no-slide` are left out. The prose of the section is in the speaker notes (key S).
-A quiz gives one slide a question, with the answers explained in the notes. Nothing is executed; the decks work offline.
+A quiz gives one slide a question, with the answers explained in the notes. Links to the live page stay, others do not.
+Nothing is executed; the decks work offline.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -151,7 +153,7 @@ def claims(path: Path, cell: NotebookNode) -> str:
 
 def section(title: str, prose: str, outputs: list[str]) -> Iterator[str]:
     """The slides of one section: its lists and boxes together, all else that is shown one by one."""
-    prose = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", prose)  # a deck has no pages to link to
+    prose = re.sub(r"!?\[([^\]]*)\]\(([^)]*)\)", linked, prose)
     if not title:
         return
     if "<details>" in prose:
@@ -166,6 +168,13 @@ def section(title: str, prose: str, outputs: list[str]) -> Iterator[str]:
     for number, shown in enumerate(slides or [""]):
         heading = title if number == 0 else f"## {title.lstrip('# ')}"
         yield "\n\n".join([heading, shown, notes(blocks)])
+
+
+def linked(found: re.Match[str]) -> str:
+    """What stands for a link: one to the live page stays, of others only the text, since a deck has no pages."""
+    text, address = found.groups()
+    _, live, settings = address.partition("book/live.html")
+    return f'<a href="../{live}{escape(settings)}">{text}</a>' if live else text
 
 
 def first_sample_only(outputs: list[str]) -> list[str]:
