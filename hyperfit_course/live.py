@@ -44,7 +44,7 @@ def load(path: str | Path) -> LiveText:
     """Read a file that the page "Write with it" has saved.
 
     Raises:
-        LiveError: there is no such file, or it is another one.
+        LiveError: there is no such file, it cannot be read, or it is another one.
     """
     path = Path(path)
     try:
@@ -55,6 +55,10 @@ def load(path: str | Path) -> LiveText:
     except FileNotFoundError as error:
         raise LiveError(
             f"There is no file {path}: press 'Save for the notebook' on the page, and give its path."
+        ) from error
+    except OSError as error:
+        raise LiveError(
+            f"{path} cannot be read ({error.strerror}): give the path of a file that the page saved."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise LiveError(f"{path} is no file of the page 'Write with it', or of another version of it.") from error

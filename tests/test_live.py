@@ -47,6 +47,11 @@ def test_another_file_is_refused_in_one_sentence(tmp_path: Path, content: str) -
         load(tmp_path / "other.json")
 
 
+def test_a_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LiveError, match=r"cannot be read .*: give the path of a file"):
+        load(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LiveError, match=r"There is no file .*none\.json: press"):
         load(tmp_path / "none.json")
