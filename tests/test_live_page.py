@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import live_model
 import live_parts
@@ -13,7 +14,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, tiny_model
 from live_adapters import adapter_tensors
-from live_measure import served
+from live_measure import Quiet, served
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 from test_browser import AXE, PHONE
 
@@ -23,6 +24,7 @@ from hyperfit_course.live import load
 expect.set_options(timeout=60_000)
 LIVE = "book/live.html"
 LARGE = ("/parts/", "/adapters/")
+CORES = "Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => %d, configurable: true })"
 DAMAGED = "arrived damaged"
 LOST = "The network was lost"
 
@@ -73,8 +75,10 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A new browser on a machine with two cores, whatever this one has."""
     context = browser.new_context(viewport={"width": 1300, "height": 900})
     context.set_default_timeout(30_000)
+    context.add_init_script(CORES % 2)
     yield context
     context.close()
 
@@ -253,6 +257,148 @@ def test_a_link_of_settings_alone_leaves_the_prompt_and_changes_the_model(
     assert control(page, "prompt").input_value() == "Keep me"
 
 
+class Server(Quiet):
+    """Serves the book; of a file that a test names, its own answer."""
+
+    instead: ClassVar[dict[str, bytes]] = {}
+    broken: ClassVar[set[str]] = set()
+
+    def do_GET(self) -> None:
+        """Answer with what the test wants: another content, or 60 % of the file."""
+        path = self.path.split("?")[0]
+        content = self.instead.get(path, b"")
+        if path in self.broken:
+            content = Path(self.translate_path(path)).read_bytes()
+        if not content:
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(path))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) * 6 // 10] if path in self.broken else content)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
+    monkeypatch.setattr(Server, "instead", {})
+    monkeypatch.setattr(Server, "broken", set())
+    return Server
+
+
+def test_nothing_is_kept_before_the_click_and_nothing_after_it_is_removed(
+    context: BrowserContext, address: str
+) -> None:
+    page = opened(context, address)
+    kept = """async () => [
+        ...(await caches.keys()),
+        ...(await navigator.serviceWorker.getRegistrations()).map((each) => each.scope),
+    ]"""
+    assert page.evaluate(kept) == []
+    control(page, "load").click()
+    expect(control(page, "write")).to_be_enabled()
+    assert sorted(page.evaluate(kept)) == ["hyperfit-live", "hyperfit-live-page", address]
+    control(page, "remove").click()
+    expect(message(page)).to_contain_text("removed from this browser")
+    assert page.evaluate(kept) == []
+    page.reload()
+    expect(control(page, "load")).to_be_enabled()
+    assert page.evaluate(kept) == []
+
+
+def test_the_page_opens_writes_and_merges_without_a_network_once_it_was_loaded(
+    context: BrowserContext, site: Path, server: type[Server]
+) -> None:
+    with served(site, server) as url:
+        page = loaded(context, f"{url}/{LIVE}")
+        expect(message(page)).to_contain_text("The page opens without a network now.")
+        first = write(page)
+    page.goto(f"{url}/{LIVE}?again=1#prompt=Once+upon")
+    expect(control(page, "load")).to_contain_text("they are kept in this browser")
+    control(page, "load").click()
+    expect(control(page, "write")).to_be_enabled()
+    assert write(page) == first
+    move(page, "strength", 0.5)
+    expect(message(page)).to_contain_text("Another model is loaded")
+    assert page.locator(".live-row").first.evaluate("row => getComputedStyle(row).display") == "flex", "no style sheet"
+
+
+def test_with_a_network_the_page_is_the_newest(context: BrowserContext, site: Path, server: type[Server]) -> None:
+    with served(site, server) as url:
+        page = loaded(context, f"{url}/{LIVE}")
+        expect(message(page)).to_contain_text("without a network")
+        server.instead[f"/{LIVE}"] = (site / LIVE).read_bytes().replace(b"<h1>Write with it<", b"<h1>New<")
+        style = "/_static/live/live.css"
+        server.instead[style] = (site / style[1:]).read_bytes() + b".live-row {opacity: .5}"
+        page.reload()
+        expect(page.locator("h1").first).to_have_text("New")
+        assert page.locator(".live-row").first.evaluate("row => getComputedStyle(row).opacity") == "0.5"
+        expect(control(page, "load")).to_be_enabled()
+    page.reload()
+    expect(page.locator("h1").first).to_have_text("New")
+
+
+def test_no_other_page_is_touched_by_the_service_worker(context: BrowserContext, address: str) -> None:
+    page = loaded(context, address)
+    assert page.evaluate("navigator.serviceWorker.controller !== null")
+    page.goto(address.replace("live.html", "intro.html"))
+    assert page.evaluate("[navigator.serviceWorker.controller, crossOriginIsolated]") == [None, False]
+
+
+def test_with_many_cores_the_page_opens_anew_and_writes_the_same_with_several_threads(
+    context: BrowserContext, address: str
+) -> None:
+    context.add_init_script(CORES % 6)
+    page = opened(context, address, "prompt=Twice&strength=0.5")
+    control(page, "prompt").fill("Once upon")
+    move(page, "strength", 1)
+    page.evaluate("window.before = true")
+    errors: list[str] = []
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    control(page, "load").click()
+    expect(message(page)).to_contain_text("with 2 threads each")
+    assert page.evaluate("[crossOriginIsolated, window.before]") == [True, None]
+    assert control(page, "prompt").input_value() == "Once upon"
+    control(page, "step").click()
+    expect(page_position(page)).to_have_text("1 of 1")
+    assert not errors
+    context.add_init_script(CORES % 2)
+    plain = loaded(context, address)
+    expect(message(plain)).to_contain_text("with one thread each")
+    control(plain, "step").click()
+    expect(page_position(plain)).to_have_text("1 of 1")
+    texts = (each.locator(".live-text").all_text_contents() for each in (plain, page))
+    assert next(texts) == next(texts)
+
+
+def page_position(page: Page) -> Locator:
+    return page.locator('[data-of="position"]')
+
+
+NO_FIRST_WORKER = """{
+  const Native = Worker;
+  Worker = class extends Native {
+    constructor(...given) {
+      if (crossOriginIsolated && !window.refused) {
+        window.refused = true;
+        throw new RangeError("no shared memory");
+      }
+      super(...given);
+    }
+  };
+}"""
+
+
+def test_without_memory_for_threads_it_goes_on_with_one(context: BrowserContext, address: str) -> None:
+    context.add_init_script(CORES % 6)
+    context.add_init_script(NO_FIRST_WORKER)
+    page = loaded(context, address)
+    expect(message(page)).to_contain_text("with one thread each")
+    assert page.evaluate("[crossOriginIsolated, window.refused]") == [True, True]
+    write(page)
+
+
 def test_it_works_offline_after_the_load_and_keeps_the_models(context: BrowserContext, address: str) -> None:
     page = loaded(context, address)
     context.set_offline(True)
@@ -334,6 +480,20 @@ def test_a_piece_that_does_not_arrive_is_said_and_the_rest_is_kept(
     write(page)
 
 
+def test_a_network_that_is_lost_at_60_percent_is_said_and_the_download_goes_on(
+    context: BrowserContext, site: Path, server: type[Server]
+) -> None:
+    with served(site, server) as url:
+        page = opened(context, f"{url}/{LIVE}")
+        server.broken.add("/_static/live/parts/model-1.bin")
+        control(page, "load").click()
+        expect(message(page)).to_contain_text(LOST)
+        server.broken.clear()
+        control(page, "load").click()
+        expect(control(page, "write")).to_be_enabled()
+        write(page)
+
+
 def test_a_download_can_be_stopped_and_goes_on(context: BrowserContext, address: str) -> None:
     page = opened(context, address)
     context.route("**/model-1.bin*", lambda route: None)  # no answer ever comes
@@ -347,14 +507,23 @@ def test_a_download_can_be_stopped_and_goes_on(context: BrowserContext, address:
     expect(control(page, "write")).to_be_enabled()
 
 
+PRIVATE = """{
+  Object.defineProperty(window, "caches", { get: () => { throw new DOMException("no", "SecurityError") } });
+  Object.defineProperty(navigator, "serviceWorker", { get: () => undefined });
+  Object.defineProperty(window, "sessionStorage", { get: () => { throw new DOMException("no", "SecurityError") } });
+}"""
 NO_STORAGE = "CacheStorage.prototype.open = () => Promise.reject(new DOMException('no', 'SecurityError'))"
 FULL_STORAGE = "Cache.prototype.put = () => Promise.reject(new DOMException('full', 'QuotaExceededError'))"
 
 
 @pytest.mark.parametrize(
     ("script", "sentence"),
-    [(NO_STORAGE, "forbids this page to keep the models"), (FULL_STORAGE, "no room to keep the models")],
-    ids=["forbidden", "full"],
+    [
+        (NO_STORAGE, "forbids this page to keep the models"),
+        (FULL_STORAGE, "no room to keep the models"),
+        (PRIVATE, "forbids this page to keep the models"),
+    ],
+    ids=["forbidden", "full", "private mode"],
 )
 def test_without_storage_the_models_last_until_the_page_is_closed(
     context: BrowserContext, address: str, script: str, sentence: str
@@ -403,9 +572,75 @@ def test_what_changes_while_it_writes_stops_it_and_writes_anew(context: BrowserC
     move(page, "strength", 0)
     expect(message(page)).to_contain_text("Written: 96 tokens")
     expect(page.locator('[data-of="strength"]')).to_have_text("0.00")
-    page.wait_for_function("document.querySelector('#live').getAttribute('aria-busy') === 'false'")
+    page.wait_for_function("document.querySelector('.live-sides').getAttribute('aria-busy') === 'false'")
     texts = page.locator(".live-text").all_text_contents()
     assert texts == [first[0], first[0]]
+
+
+def test_a_page_that_is_left_while_it_writes_can_be_come_back_to(context: BrowserContext, address: str) -> None:
+    page = loaded(context, address)
+    control(page, "write").click()
+    # Chromium keeps no pages for going back when it is driven, so the events stand in for it.
+    for name in ("pagehide", "pageshow"):
+        page.evaluate(f"dispatchEvent(new PageTransitionEvent('{name}', {{ persisted: true }}))")
+    control(page, "load").click()
+    expect(control(page, "write")).to_be_enabled()
+    control(page, "write").click()
+    page.goto(address.replace("live.html", "intro.html"))
+    page.go_back()
+    control(page, "load").click()
+    expect(control(page, "write")).to_be_enabled()
+    write(page)
+
+
+KEPT_WORKERS = """{
+  const Native = Worker;
+  window.workers = [];
+  Worker = class extends Native {
+    constructor(...given) {
+      super(...given);
+      window.workers.push(this);
+    }
+  };
+}"""
+
+
+def test_a_model_that_breaks_ends_in_one_sentence_and_can_be_loaded_again(
+    context: BrowserContext, address: str
+) -> None:
+    context.add_init_script(KEPT_WORKERS)
+    page = loaded(context, address)
+    control(page, "write").click()
+    page.evaluate("workers.forEach((each) => each.dispatchEvent(new ErrorEvent('error', { message: 'broken' })))")
+    expect(message(page)).to_contain_text("want of memory")
+    control(page, "load").click()
+    expect(control(page, "write")).to_be_enabled()
+    write(page)
+
+
+def test_every_prompt_is_reached_by_arrow_keys_and_no_focus_is_taken(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    control(page, "prompts").focus()
+    seen = []
+    for _ in range(12):
+        page.keyboard.press("ArrowDown")
+        seen.append(control(page, "prompt").input_value())
+    assert len(set(seen)) == 12
+    control(page, "load").click()
+    control(page, "prompt").focus()
+    expect(control(page, "write")).to_be_enabled()
+    expect(control(page, "prompt")).to_be_focused()
+    assert page.locator("[aria-busy] [aria-live], [aria-busy] [role=status]").count() == 0, "it would not be read"
+    assert page.locator("#live output").count() == 0, "each of its changes is read: every token"
+
+
+def test_a_number_beyond_its_bounds_is_used_as_the_link_gives_it_back(context: BrowserContext, address: str) -> None:
+    page = loaded(context, address, "prompt=Once+upon&sample=1")
+    control(page, "seed").fill("5000000")
+    first = write(page)
+    assert "seed=999999" in page.url
+    control(page, "seed").fill("999999")
+    assert write(page) == first
 
 
 def test_it_stops_at_once_and_pauses_while_it_is_hidden(context: BrowserContext, address: str) -> None:
@@ -455,6 +690,32 @@ def test_the_policy_of_the_page_names_no_other_host(html: Path) -> None:
     assert "http:" not in policy
     assert "https:" not in policy
     assert "default-src 'self'" in policy
+    (scripts,) = (part for part in policy.split("; ") if part.startswith("script-src"))
+    assert "unsafe-inline" not in scripts
+    assert "'unsafe-eval'" not in scripts
+
+
+def test_a_script_that_is_not_of_the_page_does_not_run_and_those_of_the_theme_do(
+    context: BrowserContext, address: str
+) -> None:
+    page = opened(context, address)
+    page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "window.foreign = true";
+        document.body.append(script);
+        const button = document.createElement("button");
+        button.setAttribute("onclick", "window.foreign = true");
+        document.body.append(button);
+        button.click();
+    }""")
+    assert page.evaluate("window.foreign") is None
+    errors: list[str] = []
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.dataset.mode") == "auto"
+    page.evaluate("document.querySelectorAll('[onclick]').forEach((each) => each.click())")
+    assert not errors
 
 
 def test_parts_are_small_enough_for_any_host_and_complete(site: Path) -> None:

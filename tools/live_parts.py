@@ -29,6 +29,7 @@ WLLAMA_SHA512 = "KuVHeTUXcqHF01d85q3nWaRSVLpszULNGjO+nx4cyZ8sBjZvKSMViWNCfcs/1w2
 WLLAMA_FILES = {
     "package/esm/index.min.js": "wllama.js",
     "package/esm/single-thread/wllama.wasm": "wllama.wasm",
+    "package/esm/multi-thread/wllama.wasm": "wllama-threads.wasm",
     "package/LICENCE": "wllama-LICENCE.txt",
 }
 
@@ -86,7 +87,10 @@ def write_pieces(model: Path, folder: Path) -> list[Path]:
 
 
 def write_parts(html: Path, model: Path, archive: Path) -> Path:
-    """Write pieces, wllama and the list of all parts into the built book; returns the list."""
+    """Write pieces, wllama and the list of all parts into the built book; returns the list.
+
+    The list also names the page's other files, which the page keeps for visits without a network.
+    """
     live = html / "_static" / "live"
     folder = live / "parts"
     folder.mkdir(exist_ok=True)
@@ -102,6 +106,8 @@ def write_parts(html: Path, model: Path, archive: Path) -> Path:
         "adapters": {path.stem: part(path, live) for path in sorted((live / "adapters").glob("*.safetensors"))},
         "script": part(folder / "wllama.js", live),
         "wasm": part(folder / "wllama.wasm", live),
+        "wasm_threads": part(folder / "wllama-threads.wasm", live),
+        "files": [*(path.name for path in sorted(live.glob("*.js"))), "parts/wllama.js", "parts.json", "prompts.json"],
     }
     with atomic_path(live / "parts.json") as temporary:
         temporary.write_text(json.dumps(listed, indent=1), encoding="utf-8")

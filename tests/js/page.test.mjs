@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { rowOfB } from "../../book/_static/live/adapter.js";
 import { bigramRepetition, repeatedPositions, typeTokenRatio } from "../../book/_static/live/measures.js";
+import { threadsOf } from "../../book/_static/live/model.js";
 import { best, entropy, generator, pick, ranks, reshape } from "../../book/_static/live/sampling.js";
 import { DEFAULTS, fromHash, toHash } from "../../book/_static/live/settings.js";
 import { textsOf } from "../../book/_static/live/view.js";
@@ -73,6 +74,12 @@ test("a link with nonsense gives defaults, and numbers stay in their bounds", ()
   assert.deepEqual(fromHash("#arm=none&strength=much&seed=&temperature=NaN"), DEFAULTS);
   const bounded = fromHash("#strength=9&temperature=-1&penalty=0&seed=1.9");
   assert.deepEqual([bounded.strength, bounded.temperature, bounded.penalty, bounded.seed], [1.5, 0.1, 1, 1]);
+});
+
+test("three models share the cores, and without isolation each has one thread", () => {
+  assert.deepEqual([1, 2, 5, 6, 8, 12, 64].map((cores) => threadsOf(cores, true)), [1, 1, 1, 2, 2, 4, 4]);
+  assert.equal(threadsOf(64, false), 1);
+  assert.equal(threadsOf(undefined, true), 1, "a browser that does not tell its cores");
 });
 
 test("a character over several tokens belongs to the last of them", () => {

@@ -1,5 +1,7 @@
 // The controls of the page: what they are set to, and what they say.
 
+import { fromHash, toHash } from "./settings.js";
+
 const megabytes = (bytes) => (bytes / 1e6).toFixed(0);
 const NUMBERS = ["strength", "temperature", "penalty", "seed"];
 
@@ -15,8 +17,9 @@ export class Form {
     }
     this.get("prompts").addEventListener("change", ({ target }) => {
       if (target.value) this.get("prompt").value = target.value;
-      target.selectedIndex = 0;
     });
+    // Not when one is chosen: arrow keys would begin at the first again and again.
+    this.get("prompt").addEventListener("input", () => (this.get("prompts").selectedIndex = 0));
     for (const name of ["arm", "strength"]) this.get(name).addEventListener("change", () => this.tell("model"));
     for (const button of root.querySelectorAll("button")) {
       button.addEventListener("click", () => this.tell(button.dataset.live));
@@ -47,10 +50,14 @@ export class Form {
     this.outputs();
   }
 
-  /** @returns {import("./settings.js").Settings} */
+  /**
+   * What is set, as a link would give it back: numbers that were typed stay in their bounds.
+   * @returns {import("./settings.js").Settings}
+   */
   settings() {
-    const numbers = Object.fromEntries(NUMBERS.map((name) => [name, Number(this.get(name).value) || 0]));
-    return { prompt: this.get("prompt").value, arm: this.get("arm").value, sample: this.get("sample").value === "1", ...numbers };
+    const numbers = Object.fromEntries(NUMBERS.map((name) => [name, this.get(name).value]));
+    const sample = this.get("sample").value === "1";
+    return fromHash(toHash({ prompt: this.get("prompt").value, arm: this.get("arm").value, sample, ...numbers }));
   }
 
   outputs() {
@@ -72,36 +79,40 @@ export class Form {
     this.enable(false);
   }
 
+  /** How far a download is. A screen reader is told its beginning and its end only. */
   progress(done, total) {
-    const text = `${megabytes(done)} of ${megabytes(total)} MB`;
-    const bar = this.root.querySelector("progress");
-    Object.assign(bar, { max: total, value: done, hidden: false });
-    bar.setAttribute("aria-label", "Download");
-    if (this.shown !== text) this.say(done < total ? `Loading: ${text}` : "Starting the models …");
-    this.shown = text;
+    const [bar, text] = this.root.querySelector(".live-progress").children;
+    if (bar.parentElement.hidden) this.say("Loading the models …");
+    if (done === total) this.say("Starting the models …");
+    bar.parentElement.hidden = false;
+    Object.assign(bar, { max: total, value: done });
+    text.textContent = `${megabytes(done)} of ${megabytes(total)} MB`;
   }
 
   loaded() {
+    const hadFocus = [this.get("load"), document.body].includes(document.activeElement);
     this.get("load").hidden = true;
     this.get("remove").hidden = false;
     this.enable(true);
-    this.get("write").focus(); // the button that had the focus is gone
+    if (hadFocus) this.get("write").focus(); // the button that had it is gone
   }
 
   enable(on) {
     this.isLoaded = on;
-    this.root.querySelector("progress").hidden = true;
     this.root.querySelector(".live-result").hidden = !on;
     this.busy(false);
   }
 
   busy(on) {
+    const hadFocus = document.activeElement === this.get("stop");
     this.get("stop").hidden = !on;
     this.get("load").disabled = on;
     this.get("remove").disabled = on;
     for (const name of ["write", "step", "back", "copy", "save"]) this.get(name).disabled = !this.isLoaded;
-    this.root.setAttribute("aria-busy", String(on));
-    if (!on) this.root.querySelector("progress").hidden = true;
+    // Of the texts only: where a screen reader speaks is never busy.
+    this.root.querySelector(".live-sides").setAttribute("aria-busy", String(on));
+    if (!on) this.root.querySelector(".live-progress").hidden = true;
+    if (!on && hadFocus) this.get(this.isLoaded ? "write" : "load").focus();
   }
 
   position(at, length) {

@@ -8,9 +8,10 @@ export class Loader {
    * @param {URL} folder of the page's modules
    * @param {any} parts what parts.json lists
    * @param {import("./store.js").Store} store
+   * @param {number} threads of each model
    */
-  constructor(folder, parts, store) {
-    Object.assign(this, { folder, parts, store });
+  constructor(folder, parts, store, threads = 1) {
+    Object.assign(this, { folder, parts, store, threads });
     this.models = {};
     /** Which arm is loaded, and how strong. */
     this.loaded = "";
@@ -18,11 +19,12 @@ export class Loader {
 
   /** All that is fetched before the first text: the model, the WebAssembly and one arm. */
   needed(arm) {
-    return [...this.parts.model, this.parts.wasm, this.parts.adapters[arm]];
+    return [...this.parts.model, this.threads > 1 ? this.parts.wasm_threads : this.parts.wasm, this.parts.adapters[arm]];
   }
 
+  /** Whether all models are there. */
   get ready() {
-    return Boolean(this.models.base && this.models.reader);
+    return Boolean(this.models.base && this.models.reader && this.models.tuned);
   }
 
   /**
@@ -40,7 +42,7 @@ export class Loader {
     ({ Wllama: this.Wllama } = await import(new URL(this.parts.script.file, this.folder).href));
     for (const name of ["base", "reader"]) {
       signal.throwIfAborted();
-      this.models[name] = await Model.load(this.Wllama, this.wasm, this.base);
+      this.models[name] = await Model.load(this.Wllama, this.wasm, this.base, this.threads);
     }
     this.vocabulary = await this.models.base.vocabulary();
   }
@@ -60,25 +62,33 @@ export class Loader {
     // The old model goes first, so that there is room for the new one.
     this.models.tuned?.close();
     this.loaded = "";
-    this.models.tuned = await Model.load(this.Wllama, this.wasm, file);
+    delete this.models.tuned;
+    this.models.tuned = await Model.load(this.Wllama, this.wasm, file, this.threads);
     this.loaded = wanted;
   }
 
   /** Free all models. */
   close() {
     Object.values(this.models).forEach((model) => model.close());
+    if (this.wasm) URL.revokeObjectURL(this.wasm);
     this.models = {};
     this.loaded = "";
+    this.wasm = "";
   }
 }
 
 /** A merged file, made in a worker. */
 function merged(address, base, adapter, strength, signal) {
-  const worker = new Worker(address, { type: "module" });
+  // An isolated page starts no worker from an address whose answer does not isolate it, too; one from a blob it does.
+  const code = URL.createObjectURL(new Blob([`import ${JSON.stringify(address.href)};`], { type: "text/javascript" }));
+  const worker = new Worker(code, { type: "module" });
   return new Promise((resolve, reject) => {
     signal.addEventListener("abort", () => reject(signal.reason), { once: true });
     worker.onerror = () => reject(new Error("The merging could not start."));
     worker.onmessage = ({ data }) => (data.file ? resolve(data.file) : reject(new Error(data.error)));
     worker.postMessage({ base, adapter, strength });
-  }).finally(() => worker.terminate());
+  }).finally(() => {
+    worker.terminate();
+    URL.revokeObjectURL(code);
+  });
 }

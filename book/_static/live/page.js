@@ -2,12 +2,13 @@
 
 import { Form } from "./form.js";
 import { Loader } from "./loader.js";
-import { CONTEXT, isSupported } from "./model.js";
+import { CONTEXT, isSupported, threadsOf } from "./model.js";
 import { toFile } from "./record.js";
 import { LENGTH, Session } from "./session.js";
 import { fromHash, toHash } from "./settings.js";
 import { Store, StoreError } from "./store.js";
 import { View } from "./view.js";
+import { Visit } from "./visit.js";
 
 const TOO_OLD = "This browser cannot run the live models: a recent Chrome, Edge or Firefox can, Safari cannot yet.";
 const NO_PARTS = "This copy of the book was built without its live part: “make html” adds it where there is a network.";
@@ -18,7 +19,7 @@ export async function start(root, folder) {
   if (!isSupported()) return form.say(TOO_OLD);
   const [parts, prompts] = await Promise.all(["parts.json", "prompts.json"].map((name) => json(new URL(name, folder))));
   if (!parts) return form.say(NO_PARTS);
-  await new Page(form, parts, folder).open(prompts ?? []);
+  await new Page(form, parts, folder).begin(prompts ?? []);
 }
 
 const json = async (address) => {
@@ -31,7 +32,8 @@ class Page {
   constructor(form, parts, folder) {
     this.form = form;
     this.store = new Store(folder);
-    this.loader = new Loader(folder, parts, this.store);
+    this.loader = new Loader(folder, parts, this.store, threadsOf(navigator.hardwareConcurrency, crossOriginIsolated));
+    this.visit = new Visit(folder, parts.files);
     /** @type {Session | undefined} */
     this.session = undefined;
     this.at = 0; // tokens that are shown
@@ -39,11 +41,11 @@ class Page {
     this.writing = false; // or about to
   }
 
-  async open(prompts) {
+  async begin(prompts) {
     const { form } = this;
     form.offer(prompts);
     form.fill(fromHash(location.hash));
-    form.on("load", () => this.run((signal) => this.load(signal)));
+    form.on("load", () => this.run((signal) => this.open(signal)));
     form.on("write", () => this.run((signal) => this.write(signal), true));
     form.on("stop", () => this.current?.abort());
     form.on("back", () => this.look(this.at - 1));
@@ -53,12 +55,16 @@ class Page {
     form.on("share", () => this.share());
     form.on("save", () => this.save());
     form.on("remove", () => this.run(() => this.remove()));
-    form.on("model", () => this.loader.ready && this.changed());
+    form.on("model", () => this.changed());
     addEventListener("hashchange", () => this.reopen());
-    addEventListener("pagehide", () => this.loader.close());
+    addEventListener("pagehide", () => {
+      this.current?.abort();
+      this.loader.close();
+    });
     addEventListener("pageshow", ({ persisted }) => persisted && this.offerLoad());
     form.say("");
     await this.offerLoad();
+    if (this.visit.wasOpenedAnew()) this.run((signal) => this.open(signal, true));
   }
 
   /** Say on the button what it will fetch. */
@@ -74,7 +80,7 @@ class Page {
     this.current?.abort();
     this.writing = writing;
     const mine = (this.current = new AbortController());
-    this.chain = this.chain.then(async () => {
+    this.chain = this.chain.catch(() => {}).then(async () => {
       if (mine.signal.aborted) return;
       this.form.busy(true);
       try {
@@ -103,14 +109,36 @@ class Page {
     if (!this.loader.ready) await this.offerLoad();
   }
 
+  /** Load the models; where several threads are of use, in a page that is opened anew first. */
+  async open(signal, isAnew = false) {
+    await this.visit.keep();
+    signal.throwIfAborted();
+    if (!isAnew && threadsOf(navigator.hardwareConcurrency, true) > 1) {
+      history.replaceState(null, "", `#${toHash(this.form.settings())}`);
+      if (this.visit.openAnew()) return;
+    }
+    await this.load(signal);
+  }
+
   async load(signal) {
-    const { form } = this;
-    const { arm } = form.settings();
-    await this.loader.start(arm, signal, (done, total) => form.progress(done, total));
-    await this.tune(signal);
-    this.view = new View(form.root, this.loader.vocabulary);
+    const { form, loader, store, visit } = this;
+    try {
+      await this.start(signal);
+    } catch (error) {
+      if (signal.aborted || error instanceof StoreError || loader.threads === 1) throw error;
+      loader.threads = 1; // memory that threads share is reserved at once, and not every machine has it
+      await this.start(signal);
+    }
+    this.view = new View(form.root, loader.vocabulary);
     form.loaded();
-    form.say(this.store.trouble || "The models are ready. Press “Write”.");
+    const threads = loader.threads > 1 ? `${loader.threads} threads` : "one thread";
+    const offline = visit.isKept ? " The page opens without a network now." : "";
+    form.say(`The models are ready, with ${threads} each. ${store.trouble || `Press “Write”.${offline}`}`);
+  }
+
+  async start(signal) {
+    await this.loader.start(this.form.settings().arm, signal, (done, total) => this.form.progress(done, total));
+    await this.tune(signal);
   }
 
   async tune(signal) {
@@ -120,8 +148,9 @@ class Page {
     this.form.say("");
   }
 
-  /** Another arm or strength: merge, and write again if a text was being written. */
+  /** Another arm or strength: merge, and write again if a text was being written. Before the models are there, nothing. */
   changed() {
+    if (!this.view || !this.loader.ready) return;
     const again = this.writing;
     this.run(async (signal) => {
       await this.tune(signal);
@@ -131,7 +160,7 @@ class Page {
   }
 
   /** A new text, or undefined if the prompt cannot be taken. */
-  async begin(signal) {
+  async newText(signal) {
     const settings = this.form.settings();
     await this.tune(signal);
     const prompt = settings.prompt.trim() ? await this.loader.models.base.tokenize(settings.prompt) : [];
@@ -147,7 +176,7 @@ class Page {
   }
 
   async write(signal) {
-    const session = await this.begin(signal);
+    const session = await this.newText(signal);
     if (!session) return;
     try {
       const start = performance.now();
@@ -171,7 +200,7 @@ class Page {
   async step(signal) {
     if (this.session && this.at < this.session.length) return this.look(this.at + 1);
     const same = this.session && toHash(this.session.settings) === toHash(this.form.settings());
-    const session = same ? this.session : await this.begin(signal);
+    const session = same ? this.session : await this.newText(signal);
     if (!session) return;
     if (session.length >= 2 * LENGTH) return this.form.say(`A text ends here, after ${2 * LENGTH} tokens.`);
     await this.add(session, signal);
@@ -188,7 +217,7 @@ class Page {
   /** The address was changed by hand, or a link of this page was followed. */
   reopen() {
     this.form.fill(fromHash(location.hash));
-    if (this.loader.ready) this.changed();
+    this.changed();
   }
 
   async share() {
@@ -222,6 +251,7 @@ class Page {
   async remove() {
     this.loader.close();
     await this.store.clear();
+    await this.visit.remove();
     await this.offerLoad();
     this.form.say("The models are removed from this browser.");
   }

@@ -42,12 +42,15 @@ export class Session {
   async step(signal) {
     const texts = [0, 1].map((side) => [...this.prompt, ...this.written(side)]);
     const { base, tuned, reader } = this.models;
-    const [ofBase, ofTuned, ofReader] = await Promise.all([
+    const answers = await Promise.allSettled([
       base.next(texts[0], signal),
       tuned.next(texts[1], signal),
       reader.next(texts[1], signal),
     ]);
     signal.throwIfAborted();
+    // Only now: a model that still reads must not be asked again.
+    for (const { reason } of answers) if (reason) throw reason;
+    const [ofBase, ofTuned, ofReader] = answers.map(({ value }) => value);
     const steps = [this.take(0, ofBase, texts[0], ofBase), this.take(1, ofTuned, texts[1], ofReader)];
     steps.forEach((step, side) => this.sides[side].push(step));
   }

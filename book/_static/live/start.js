@@ -12,7 +12,7 @@
   } else {
     const folder = new URL("./", document.currentScript.src);
     import(new URL("page.js", folder)).then(({ start }) => start(root, folder)).catch(() => {
-      say("This browser is too old for the live models: a recent Chrome, Edge or Firefox runs them.");
+      say("The live models could not start: reload the page, or take a recent Chrome, Edge or Firefox.");
     });
   }
 })();

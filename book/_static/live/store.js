@@ -46,18 +46,17 @@ export class Store {
    */
   async kept(part) {
     if (this.memory.has(part.file)) return this.memory.get(part.file);
-    const cache = await this.open();
-    const found = await cache?.match(this.address(part));
+    const found = await this.find(part);
     if (!found) return undefined;
     const blob = await found.blob();
     if (await intact(blob, part)) return blob;
-    await cache.delete(this.address(part));
+    await (await this.open())?.delete(this.address(part));
     return undefined;
   }
 
   /** Whether a part is here, without reading it. @param {Part} part */
   async has(part) {
-    return this.memory.has(part.file) || Boolean(await (await this.open())?.match(this.address(part)));
+    return this.memory.has(part.file) || Boolean(await this.find(part));
   }
 
   /** @param {Part} part @param {AbortSignal} signal @param {(bytes: number) => void} report */
@@ -96,6 +95,15 @@ export class Store {
     this.memory.set(part.file, blob);
   }
 
+  /** What the browser's storage has of a part; to look makes no storage. */
+  async find(part) {
+    try {
+      return await caches.match(this.address(part), { cacheName: CACHE });
+    } catch {
+      return undefined;
+    }
+  }
+
   /** The browser's storage, or undefined where it is forbidden. */
   async open() {
     try {
@@ -109,6 +117,7 @@ export class Store {
   /** Throw away all that is kept. */
   async clear() {
     this.memory.clear();
+    this.trouble = "";
     await globalThis.caches?.delete(CACHE);
   }
 

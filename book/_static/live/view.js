@@ -68,6 +68,7 @@ export class View {
     const rows = (step?.top ?? []).map((each, i) => {
       const row = document.createElement("tr");
       row.classList.toggle("live-chosen", each.token === step.token);
+      row.ariaCurrent = each.token === step.token ? "true" : null;
       const word = visible(new TextDecoder().decode(this.vocabulary[each.token]));
       for (const text of [i + 1, word, each.p.toFixed(4), each.rank.toLocaleString("en")]) {
         const cell = document.createElement("td");
