@@ -27,7 +27,8 @@ async function answer(event) {
   const address = addressOf(request.url, isPage);
   let response;
   try {
-    response = await fetch(request);
+    // The browser's own cache may mix files of two versions of the book: it has to ask whether they are still good.
+    response = await (isPage ? fetch(request) : fetch(request, { cache: "no-cache" }));
     if (response.ok) event.waitUntil(keep(address, response.clone()));
   } catch (error) {
     response = await caches.match(address, { cacheName: CACHE });

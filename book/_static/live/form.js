@@ -79,10 +79,9 @@ export class Form {
     this.enable(false);
   }
 
-  /** How far a download is. A screen reader is told its beginning and its end only. */
+  /** How far a download is. A screen reader is told its end only. */
   progress(done, total) {
     const [bar, text] = this.root.querySelector(".live-progress").children;
-    if (bar.parentElement.hidden) this.say("Loading the models …");
     if (done === total) this.say("Starting the models …");
     bar.parentElement.hidden = false;
     Object.assign(bar, { max: total, value: done });

@@ -111,6 +111,7 @@ class Page {
 
   /** Load the models; where several threads are of use, in a page that is opened anew first. */
   async open(signal, isAnew = false) {
+    this.form.say("Loading the models …");
     await this.visit.keep();
     signal.throwIfAborted();
     if (!isAnew && threadsOf(navigator.hardwareConcurrency, true) > 1) {
