@@ -11,13 +11,15 @@ import live_model
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
 from gguf.quants import dequantize, quantize
-from live_adapters import ARMS, FOLDER, LIMIT, adapter_tensors, described
+from live_adapters import ARMS, FOLDER, LIMIT, adapter_tensors, described, read_adapters
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from hyperfit_course.anatomy import blocks_of, linears_of
+from hyperfit_course.late_stage import late_stage_lora
 
 NODE = Path(sys.executable).with_name("node")
 JS = Path(__file__).resolve().parent / "js"
@@ -61,6 +63,16 @@ def test_merged_weights_are_those_of_peft(merged: Path, model: PreTrainedModel, 
     found, expected = run_merge(merged, model, strength)
     assert np.linalg.norm(expected) > 1.01 * before, "the adapters change nothing: the test would see no error"
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_adapters_come_back_from_their_file(tmp_path: Path, model: PreTrainedModel) -> None:
+    ids = torch.arange(20)[None]
+    adapted = live_model.adapted(model, size=1.0).eval()
+    live_model.write_adapters(adapter_tensors(adapted), tmp_path / "arm.safetensors")
+    expected, plain = adapted(ids).logits, tiny_model()(ids).logits
+    found = read_adapters(late_stage_lora(tiny_model(), [0, 1], rank=2), tmp_path / "arm.safetensors")(ids).logits
+    assert (expected - plain).norm() > 0.5 * plain.norm()
+    assert (found - expected).norm() < 0.01 * expected.norm()  # float16 in the file
 
 
 def test_a_merged_file_holds_eight_bit_weights_and_everything_else_unchanged(

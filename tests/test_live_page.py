@@ -656,6 +656,7 @@ def test_it_stops_at_once_and_pauses_while_it_is_hidden(context: BrowserContext,
     control(page, "write").click()
     control(page, "stop").click()
     expect(control(page, "stop")).to_be_hidden()
+    expect(message(page)).to_have_text("Stopped.")
 
 
 def test_two_tabs_write_at_once_and_one_may_be_closed(context: BrowserContext, address: str) -> None:

@@ -7,10 +7,12 @@ import json
 import re
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import live_adapters
 import live_parts
+import live_speed
 import pytest
 
 from hyperfit_course.artifacts import sha256_file
@@ -36,6 +38,7 @@ def html(tmp_path: Path) -> Path:
     folder = tmp_path / "html" / "_static" / "live" / "adapters"
     folder.mkdir(parents=True)
     (folder / "all.safetensors").write_bytes(b"adapters")
+    (folder.parent / "page.js").write_text("// the page", encoding="utf-8")
     return tmp_path / "html"
 
 
@@ -82,8 +85,11 @@ def test_parts_lie_beside_the_pages_with_their_hashes(html: Path, model: Path, n
     pieces = listed["model"]
     assert [piece["size"] for piece in pieces] == [10_000, 10_000, 5_600]
     assert b"".join((live / piece["file"]).read_bytes() for piece in pieces) == MODEL
-    for each in [*pieces, listed["wasm"], listed["script"], listed["adapters"]["all"]]:
+    for each in [*pieces, listed["wasm"], listed["wasm_threads"], listed["script"], listed["adapters"]["all"]]:
         assert each["sha256"] == hashlib.sha256((live / each["file"]).read_bytes()).hexdigest()
+    assert listed["wasm"]["sha256"] != listed["wasm_threads"]["sha256"]
+    assert "page.js" in listed["files"]
+    assert all((live / name).is_file() for name in listed["files"] if name != "prompts.json")
 
 
 def test_the_second_build_fetches_nothing_and_writes_no_piece_again(html: Path, model: Path, npm: Npm) -> None:
@@ -152,14 +158,50 @@ def test_growing_texts_are_over_within_five_seconds_and_one_of_them_repeats() ->
 
 def test_what_the_page_writes_is_recorded_for_its_adapters_and_is_that_of_the_course() -> None:
     rows = json.loads((ROOT / "results" / "live.json").read_text("utf8"))["rows"]
-    page, course = ({row["arm"]: row for row in rows if (row["engine"] == "torch") == of} for of in (False, True))
-    assert page.keys() == course.keys() == {"base", "all blocks"}
+    texts = [row for row in rows if "arm" in row]
+    page, course = ({row["arm"]: row for row in texts if (row["engine"] == "torch") == of} for of in (False, True))
+    files = {arm.label: f"{name}.safetensors" for name, arm in live_adapters.ARMS.items()}
+    assert page.keys() == course.keys() == {"base", *files}
     for arm, row in page.items():
-        assert row["configuration"]["adapters"] == sha256_file(live_adapters.FOLDER / "all.safetensors")
+        for each in (row, course[arm]):
+            adapters = sha256_file(live_adapters.FOLDER / files[arm]) if arm in files else None
+            assert each["configuration"]["adapters"] == adapters
+            assert each["n_prompts"] == 30
         assert row["engine"] == live_parts.WLLAMA
-        assert row["n_prompts"] == 30
+        assert row["same_prompt_tokens"] == 30
         for measure in ("ttr", "bigram_repetition"):
             assert abs(row[measure] - course[arm][measure]) < 0.05, f"{arm}, {measure}"
+
+
+def test_speed_is_recorded_beside_that_of_torch_in_one_run() -> None:
+    rows = json.loads((ROOT / "results" / "live.json").read_text("utf8"))["rows"]
+    ways = {row["way"]: row for row in rows if "way" in row}
+    assert {"page", "page, base model alone", "torch"} <= ways.keys()
+    assert len({json.dumps(row["configuration"]) for row in ways.values()}) == 1
+    assert ways["torch"]["over_torch"] == 1
+    for row in ways.values():
+        assert len(row["rates"]) == live_speed.ROUNDS
+        assert 0 < row["over_torch"] < 20
+        assert row["seconds_to_first_token"] > 0
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+    asked: list[str] = []
+
+    def way(name: str, rate: float) -> Callable[[list[int]], live_speed.Speed]:
+        def measure(prompt: list[int]) -> live_speed.Speed:
+            asked.append(name)
+            return {"first": prompt[0], "rate": rate * (1 + prompt[0]) if prompt[0] else 1e9}
+
+        return measure
+
+    ways = {"page": way("page", 3), "torch": way("torch", 2)}
+    page, torch = live_speed.speed_rows(ways, [[0], [1], [2], [6]])
+    assert asked == ["page", "torch", "torch", "page"] * 2
+    assert page["seconds_to_first_token"] == 2
+    assert page["tokens_per_second"] == 9
+    assert (page["over_torch"], torch["over_torch"]) == (1.5, 1)
+    assert page["rates"] == [6, 9, 21]
 
 
 def test_the_page_offers_twelve_prompts() -> None:

@@ -17,7 +17,7 @@ import torch
 from course_results import EQUAL_STEPS, RANK, five
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyperfit_course.artifacts import atomic_path
@@ -47,6 +47,17 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
         short = name[name.index("layers.") :].removesuffix(".weight")
         tensors[short] = (tensor * strength if short.endswith("lora_B") else tensor).half().contiguous()
     return tensors
+
+
+def read_adapters(model: PeftModel, file: Path) -> PeftModel:
+    """Put the adapters of a file into a model that has such, and return it; they are computed with in float32."""
+    tensors = load_file(file)
+    for path, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            short = path[path.index("layers.") :]
+            layer.lora_A["default"].weight.data = tensors[f"{short}.lora_A"].float()
+            layer.lora_B["default"].weight.data = tensors[f"{short}.lora_B"].float() / layer.scaling["default"]
+    return model.eval()
 
 
 def described(arm: Arm) -> dict[str, str]:

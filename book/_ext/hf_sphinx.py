@@ -9,7 +9,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.util.docutils import ReferenceRole, SphinxDirective
+from sphinx.util.docutils import SphinxDirective
 from sphinx.writers.html5 import HTML5Translator
 
 
@@ -20,10 +20,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", set_addresses)
     app.connect("html-page-context", drop_thebe)
     app.connect("html-page-context", add_ways_to_open, priority=900)  # after the theme has made the menu
-    app.connect("html-page-context", keep_to_this_site)
     app.add_directive("made-by", MadeBy)
-    app.add_directive("live-measured", LiveMeasured)
-    app.add_role("live", LiveLink())
     app.add_node(nodes.citation, override=True, html=(open_citation, close_citation))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -62,20 +59,6 @@ def add_ways_to_open(app: Sphinx, page: str, template: str, context: dict[str, A
             )
 
 
-LIVE_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'"
-)
-"""The live page reaches no other host. The theme's own scripts and styles stand in the page."""
-
-
-def keep_to_this_site(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Tell browsers that the live page may load from its own site only."""
-    if page == "book/live":
-        context["metatags"] += f'<meta http-equiv="Content-Security-Policy" content="{LIVE_POLICY}">'
-
-
 def open_citation(writer: HTML5Translator, node: nodes.citation) -> None:
     """An entry of the bibliography without docutils' roles, which ARIA has given up."""
     writer.body.append(writer.starttag(node, "div", CLASS="citation"))
@@ -99,56 +82,6 @@ class MadeBy(SphinxDirective):
             for (name, each), machine in zip(made.items(), machines, strict=True)
         ]
         return [table(["notebook", "time", "date", "machine"], rows), *map(machine_list, kinds, "ABCDEFGH")]
-
-
-class LiveMeasured(SphinxDirective):
-    """Tables of what the live page's models write, and of what they cost, from `results/live.json`."""
-
-    def run(self) -> list[nodes.Node]:
-        """Read what `tools/live_measure.py` has recorded."""
-        source = Path(self.env.srcdir) / "results" / "live.json"
-        self.env.note_dependency(str(source))
-        recorded = json.loads(source.read_text("utf8"))["rows"]
-        names = {"torch": "the course (32 bits)"}
-        rows = [
-            [row["arm"], names.get(row["engine"], "this page"), *(with_interval(row, name) for name in MEASURES)]
-            for row in sorted(recorded, key=lambda row: row["arm"] != "base")
-        ]
-        page = next(row for row in recorded if row["engine"] != "torch")
-        ratio = page["tokens_per_second"] / page["torch_tokens_per_second"]
-        costs = [
-            ["memory of the page with its three models", f"{page['memory_megabytes']} MB"],
-            ["starting the models, after the download", f"{page['seconds_to_start']:.0f} s"],
-            ["of which merging and loading an arm", f"{page['seconds_to_merge']:.0f} s"],
-            ["first token of a prompt of 32", f"{page['seconds_to_first_token']:.1f} s"],
-            ["tokens a second, while both models write", f"{page['tokens_per_second']:.1f}"],
-            ["the same, over what torch writes with one model", f"{ratio:.2f}"],
-            [
-                "prompts that have the same tokens here and there",
-                f"{page['same_prompt_tokens']} of {page['n_prompts']}",
-            ],
-        ]
-        head = ["model", "written by", "type-token ratio", "repeated bigrams"]
-        machine = nodes.paragraph(text=f"Measured on {page['made']['machine']}, {page['made']['date']}.")
-        return [table(head, rows), table(["what it costs", "measured"], costs), machine]
-
-
-class LiveLink(ReferenceRole):
-    """A link to the live page with settings: {live}`text <arm=last&strength=0.5>`."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """The address is relative, so that a fork and a book on this machine lead to their own page."""
-        up = "../" * self.env.docname.count("/")
-        title = self.title if self.has_explicit_title else "Write with it"
-        return [nodes.reference(self.rawtext, title, refuri=f"{up}book/live.html#{self.target}")], []
-
-
-MEASURES = ("ttr", "bigram_repetition")
-
-
-def with_interval(row: dict[str, Any], name: str) -> str:
-    """A mean over prompts with its 95 % interval."""
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 
 def machine_list(kind: str, letter: str) -> nodes.Node:

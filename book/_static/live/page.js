@@ -87,7 +87,10 @@ class Page {
         await job(mine.signal);
       } catch (error) {
         if (!mine.signal.aborted) await this.fail(error);
-        else if (!this.loader.ready) await this.offerLoad();
+        else {
+          if (!this.loader.ready) await this.offerLoad();
+          if (this.current === mine) this.form.say("Stopped.");
+        }
       } finally {
         if (this.current === mine) {
           this.current = undefined;
@@ -173,6 +176,7 @@ class Page {
     history.replaceState(null, "", `#${toHash(settings)}`);
     this.view.clear();
     this.at = 0;
+    this.form.say("The models read the prompt …");
     return (this.session = new Session(this.loader.models, prompt, settings));
   }
 
@@ -193,6 +197,7 @@ class Page {
 
   async add(session, signal) {
     await session.step(signal);
+    if (session.length === 1) this.form.say("");
     this.look(session.length);
     this.view.speak(session, false);
   }
