@@ -63,9 +63,6 @@ WAITING = {
     "cause-copy-score",
     "cause-loop-persistence",
     "cause-patch",
-    "ttt-first-order",
-    "ttt-shift-is-needed",
-    "ttt-rare-symbols",
 }
 
 
