@@ -35,8 +35,6 @@ RESULTS = ROOT / "results"
 # Recorded before all arms were measured in one form; the chapters leave them one by one.
 EARLIER = {
     "hyperfit_arms",
-    "temperature_sweep",
-    "bias_sweep",
     "late_stage_arms",
     "equal_loss_arms",
     "late_stage_sweeps",
