@@ -38,7 +38,6 @@ EARLIER = {
     "late_stage_arms",
     "equal_loss_arms",
     "late_stage_sweeps",
-    "layer_curves",
 }
 
 # Their rows are not recorded yet: `make results` takes several sittings.
