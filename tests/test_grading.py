@@ -15,7 +15,7 @@ import pytest
 from hyperfit_course.checks import exercises
 from hyperfit_course.cli import main
 from hyperfit_course.grading import grades as grading
-from hyperfit_course.grading import submissions
+from hyperfit_course.grading import isolation, runner, submissions
 from hyperfit_course.grading.submissions import Cell, GradingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,8 +82,8 @@ def grades(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         (folder / path).write_bytes(content)
     (folder / "nothing_at_all" / "deeper").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grading, "CELL_SECONDS", 3)
-        patch.setattr(grading, "MEMORY_GIGABYTES", 6)
+        patch.setattr(runner, "CELL_SECONDS", 3)
+        patch.setattr(runner, "MEMORY_GIGABYTES", 6)
         status = main(["grade", str(folder), "--out", str(folder / "grades.csv")])
     assert status == 1  # some submissions are no exercise notebooks
     return pd.read_csv(folder / "grades.csv", keep_default_na=False).set_index(["student", "exercise"])
@@ -179,7 +179,7 @@ def test_a_wrong_folder_is_refused_before_anything_runs(tmp_path: Path, capsys: 
 
 
 def test_a_student_is_a_folder_or_else_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "run_submission", lambda cells, page, names: ({}, []))
+    monkeypatch.setattr(runner, "run_submission", lambda cells, page, names: ({}, []))
     for path in ("anna/02/01_degeneration.ipynb", "ben.ipynb", "anna/.ipynb_checkpoints/x.ipynb"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(notebook(TTR), encoding="utf-8")
@@ -232,9 +232,9 @@ def type_token_ratio(answer: Answer) -> None:
     need(answer.number([1, 1]) == 2, "Count the tokens.")
 """
     (package / "checks" / "lab_twin.py").write_text(twin, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(isolation, "PACKAGE", package)
     for page, passed in (("lab_twin", True), ("chapter_01", False)):
-        verdicts, problems = grading.run_submission(["type_token_ratio = len"], page, ["type_token_ratio"])
+        verdicts, problems = runner.run_submission(["type_token_ratio = len"], page, ["type_token_ratio"])
         assert not problems
         assert verdicts["type_token_ratio"]["passed"] == passed
         assert (verdicts["type_token_ratio"]["message"] == "the lab's") == passed
@@ -289,7 +289,7 @@ def test_the_name_of_a_file_tells_its_page(name: str, page: str | None, monkeypa
 def test_what_is_not_graded_is_named_at_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grading, "run_submission", lambda cells, page, names: ({}, []))
+    monkeypatch.setattr(runner, "run_submission", lambda cells, page, names: ({}, []))
     handed_in = tmp_path / "handed_in"
     for path in ("anna/a.ipynb", "anna/notes.pdf", "ben.py", "carl/x.IPYNB", "dora/__pycache__/x.pyc", ".hidden/x.py"):
         (handed_in / path).parent.mkdir(parents=True, exist_ok=True)
@@ -312,7 +312,7 @@ def test_what_is_not_graded_is_named_at_the_end(
 def test_a_folder_of_nothing_but_notebooks_has_nothing_to_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grading, "run_submission", lambda cells, page, names: ({}, []))
+    monkeypatch.setattr(runner, "run_submission", lambda cells, page, names: ({}, []))
     (tmp_path / "handed_in").mkdir()
     (tmp_path / "handed_in" / "anna.ipynb").write_text(notebook(TTR), encoding="utf-8")
     assert main(["grade", str(tmp_path / "handed_in"), "--out", str(tmp_path / "grades.csv")]) == 0

@@ -207,8 +207,9 @@ COMMANDS = {
         "hyperfit grade submissions --out grades.csv",
         _grade,
         notes=(
-            "A submission runs as you: it can read your files and use the network, and code that is written for it can "
-            "forge its verdicts.\nGrade strangers' notebooks in a container without a network."
+            "Each submission runs in bubblewrap where that is installed (sudo apt install bubblewrap): read-only, with "
+            "no network, and without your files.\nElsewhere it runs as you, and the command says what that means. "
+            "Rows are put down as they come: a stopped run goes on."
         ),
     ),
 }

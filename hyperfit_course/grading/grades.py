@@ -1,61 +1,43 @@
 """Who solved which exercise? Runs submitted notebooks, each in a process of its own, and writes a table.
 
-A submission's own check cells are not run. Its other code is, with limits of time, memory and file size, in an empty
-temporary folder; then the original checks are run on the functions that it has defined. This stops accidents and
-simple tricks, and not an attacker: :data:`LIMITS` says what it does not protect against.
+A submission's own check cells are not run. Its other code is, and then the original checks are run on the functions
+that it has defined. Where bubblewrap works, nothing but its own verdicts can suffer from it; elsewhere the limits stop
+accidents and simple tricks, and not an attacker: :mod:`~hyperfit_course.grading.isolation` says what is protected.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
-from hyperfit_course.artifacts import atomic_path
+from hyperfit_course.artifacts import atomic_path, disk_errors
 from hyperfit_course.checks import exercises
-from hyperfit_course.checks.record import PROGRESS_VARIABLE
+from hyperfit_course.grading import isolation, runner
+from hyperfit_course.grading.ledger import Ledger
 from hyperfit_course.grading.submissions import (
     Cell,
     GradingError,
     handed_in,
+    is_readable,
     page_named,
     page_of,
+    plain,
     read_cells,
     shown,
     student_of,
 )
 
-LIMITS = (
-    "A submission runs as you: it can read your files and use the network, and code that is written for it can forge "
-    "its verdicts. Grade strangers' notebooks in a container without a network."
-)
-CELL_SECONDS = 60
-NOTEBOOK_SECONDS = 300
-MEMORY_GIGABYTES = 8
-FILE_MEGABYTES = 200
-DESCENDANTS = 64  #: Processes that a submission may have started before it is stopped.
 NOT_READ = (
     "The file is not read, and costs no points: only notebooks (.ipynb) are. If it holds an answer, ask for that."
 )
 NO_FILE = "There is no file in the folder."
+LINK = "It is a link, and is not followed: ask for the file itself."
 
 
 @dataclass(frozen=True)
@@ -72,31 +54,68 @@ class Grade:
     graded: bool
 
 
-def grade_folder(submissions: Path, leave_out: Path | None = None) -> Iterator[list[Grade]]:
+COLUMNS = [each.name for each in fields(Grade)]
+
+
+def grade_folder(submissions: Path, ledger: Ledger | None = None) -> Iterator[list[Grade]]:
     """Grade every notebook below a folder, and name what is none: one list of grades each, the notebooks first.
 
     A student is the first folder of a file's path below ``submissions``; of a file that lies there directly, its name.
 
     Args:
         submissions: the folder.
-        leave_out: a file in it that nobody handed in, such as the table of an earlier run.
+        ledger: where the grades of notebooks are put down. Those that stand there already are not graded again.
 
     Raises:
-        GradingError: there is no such folder, or no notebook in it.
+        GradingError: there is no such folder, or no notebook in it; or, after the grades of that submission, one has
+            changed the installed course.
+        CacheError: the grades cannot be put down.
     """
-    if resource is None:
+    if runner.resource is None:
         raise GradingError("Windows cannot limit what a submission uses: grade on Linux, for example in WSL.")
     if not submissions.is_dir():
         raise GradingError(f"There is no folder {submissions}: name the folder that holds the submitted notebooks.")
-    notebooks, others = handed_in(submissions, leave_out)
+    notebooks, others = handed_in(submissions, ledger.files if ledger else ())
     if not notebooks:
         raise GradingError(
             f"There is no notebook (.ipynb) in {submissions}: is it the right folder, and are archives unpacked?"
         )
     return itertools.chain(
-        (grade_notebook(path, submissions) for path in notebooks),
-        ([_not_graded(path.relative_to(submissions), NO_FILE if path.is_dir() else NOT_READ)] for path in others),
+        _graded(notebooks, submissions, ledger),
+        ([_not_graded(path.relative_to(submissions), _why_not_read(path))] for path in others),
     )
+
+
+def _graded(notebooks: list[Path], submissions: Path, ledger: Ledger | None) -> Iterator[list[Grade]]:
+    untouched = isolation.course_files()
+    for path in notebooks:
+        name = shown(path.relative_to(submissions))
+        digest = ledger.digest(path) if ledger and is_readable(path) else ""
+        if ledger and (digest, name) in ledger.known:
+            yield [_read(row) for row in ledger.known[digest, name]]
+            continue
+        rows = grade_notebook(path, submissions)
+        if ledger and digest:
+            ledger.add([asdict(row) for row in rows], digest)
+        yield rows
+        changed = isolation.course_files().items() ^ untouched.items() if rows[0].graded else ()
+        if changed:
+            files = ", ".join(sorted({file for file, _ in changed})[:3])
+            raise GradingError(
+                f"{name} has changed the installed course ({files}), so no later check could be trusted, and grading "
+                f"stops. Install the course anew, look at that notebook, and start again. {isolation.INSTALL}"
+            )
+
+
+def _read(row: dict[str, str]) -> Grade:
+    """A grade as a table has it."""
+    points, possible = int(row["points"]), int(row["possible"])
+    passed, graded = row["passed"] == "True", row["graded"] == "True"
+    return Grade(row["student"], row["exercise"], passed, points, possible, row["message"], row["file"], graded)
+
+
+def _why_not_read(path: Path) -> str:
+    return LINK if path.is_symlink() else NO_FILE if path.is_dir() else NOT_READ
 
 
 def grade_notebook(path: Path, submissions: Path) -> list[Grade]:
@@ -112,12 +131,12 @@ def grade_notebook(path: Path, submissions: Path) -> list[Grade]:
         return [_not_graded(relative, str(error))]
     points = exercises()[page]
     code = [cell.source for cell in cells if cell.kind == "code" and not is_check(cell.source)]
-    verdicts, problems = run_submission(code, page, list(points))
+    verdicts, problems = runner.run_submission(code, page, list(points))
     grades = []
     for name, possible in points.items():
         verdict = verdicts.get(name, {"passed": False, "message": why_missing(name, cells, problems)})
         reached = possible if verdict["passed"] else 0
-        row = (name, bool(verdict["passed"]), reached, possible, verdict["message"])
+        row = (name, verdict["passed"], reached, possible, plain(" ".join(verdict["message"].splitlines())))
         grades.append(Grade(student_of(relative), *row, shown(relative), graded=True))
     return grades
 
@@ -150,88 +169,9 @@ def is_check(cell: str) -> bool:
     return all(re.match(r"(verdict = )?checks\.\w+\(|verdict$", line) for line in lines)
 
 
-def run_submission(cells: list[str], page: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Run a notebook's code in a process of its own: the last verdict on each exercise, and what went wrong."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        source, output = Path(folder, "cells.json"), Path(folder, "verdicts.jsonl")
-        source.write_text(json.dumps(cells), encoding="utf-8")
-        home = Path(folder, "home")
-        home.mkdir()
-        with output.open("wb") as pipe:
-            report = str(pipe.fileno())
-            arguments = [str(source), page, ",".join(names), str(CELL_SECONDS), report]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hyperfit_course.grading.sandbox", *arguments],
-                cwd=home,
-                env=os.environ | {PROGRESS_VARIABLE: str(home / "progress.json"), "PYTHONSAFEPATH": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[pipe.fileno()],
-                start_new_session=True,
-                preexec_fn=_limit,
-            )
-            stopped = _watch(process)
-        rows = list(_rows(output))
-    problems = [row["problem"] for row in rows if "problem" in row]
-    if not any("finished" in row for row in rows):
-        problems.append(stopped or f"the notebook ended its own process (status {process.returncode})")
-    return {row["exercise"]: row for row in rows if "exercise" in row}, problems
-
-
-def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_GIGABYTES << 30,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_MEGABYTES << 20,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _watch(process: subprocess.Popen) -> str:
-    """Wait for a submission, and stop it with all that it has started; why, if it was stopped."""
-    start, why = time.monotonic(), ""
-    while process.poll() is None and not why:
-        time.sleep(0.1)
-        if time.monotonic() - start > NOTEBOOK_SECONDS:
-            why = f"the notebook ran for more than {NOTEBOOK_SECONDS} seconds"
-        elif len(_session(process.pid)) > DESCENDANTS:
-            why = f"the notebook started more than {DESCENDANTS} processes"
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # all at once, or they would multiply faster than they are found
-    while others := _session(process.pid):
-        for number in others:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
-        process.poll()
-        time.sleep(0.01)
-    process.wait()
-    return why
-
-
-def _session(leader: int) -> list[int]:
-    """Processes of a session, without those that have ended and wait to be noticed."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue
-        if int(session) == leader and state != "Z":
-            found.append(int(status.parent.name))
-    return found
-
-
-def _rows(output: Path) -> Iterator[dict[str, Any]]:
-    for line in output.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
-
-
 def table(grades: list[Grade]) -> pd.DataFrame:
     """All grades, one row a student and exercise."""
-    return pd.DataFrame([asdict(grade) for grade in grades], columns=list(Grade.__annotations__))
+    return pd.DataFrame([asdict(grade) for grade in grades], columns=COLUMNS)
 
 
 def summary(grades: pd.DataFrame) -> pd.DataFrame:
@@ -242,27 +182,45 @@ def summary(grades: pd.DataFrame) -> pd.DataFrame:
 def grade(submissions: Path, out: Path) -> int:
     """Grade a folder, print the points, and write the table ``out``: what ``hyperfit grade`` does.
 
+    Grades are put down beside ``out`` as they come. If grading is stopped, the same command goes on.
+
     Returns:
         0 if every file could be graded, 1 if one could not.
 
     Raises:
-        GradingError: as :func:`grade_folder`; or there is no folder to write the table to.
+        GradingError: as :func:`grade_folder`; or there is no folder to write the table to, or another run writes it.
         CacheError: the table cannot be written.
     """
     if not out.parent.is_dir():
         raise GradingError(f"There is no folder {out.parent} to write {out.name} to: make it first.")
+    if out.is_dir():
+        raise GradingError(f"{out} is a folder, and the table is a file: name one, such as {out / 'grades.csv'}.")
+    try:
+        with disk_errors(out), FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            return _grade(submissions, out)
+    except Timeout as error:
+        raise GradingError(f"Another run is writing {out}: wait for it, or name another table with --out.") from error
+
+
+def _grade(submissions: Path, out: Path) -> int:
     grades, problems = [], []
-    for rows in grade_folder(submissions, leave_out=out):
+    ledger = Ledger(out, COLUMNS, isolation.course_digest(isolation.course_files()))
+    found = grade_folder(submissions, ledger)
+    missing = isolation.why_not()
+    print(f"{missing}\n{isolation.UNPROTECTED}" if missing else isolation.PROTECTED)
+    print(f"Until the table is whole, its rows are in {ledger.part}.\n", flush=True)
+    for rows in found:
         grades += rows
         points, possible = (sum(getattr(row, name) for row in rows) for name in ("points", "possible"))
         if rows[0].graded:
             print(f"{rows[0].file}: {points} of {possible} points", flush=True)
         else:
             problems.append(f"  {rows[0].file}: {rows[0].message}")
-    found = table(grades)
+    whole = table(grades)
     with atomic_path(out) as temporary:
-        found.to_csv(temporary, index=False)
-    print(f"\n{summary(found).to_string()}\n\n{len(found)} rows are in {out}")
+        whole.to_csv(temporary, index=False)
+    ledger.part.unlink()
+    print(f"\n{summary(whole).to_string()}\n\n{len(whole)} rows are in {out}")
     if problems:
         print("\nNot graded:", *problems, sep="\n")
     return 1 if problems else 0

@@ -1,12 +1,13 @@
 """Run the code of one submitted notebook, and its checks. Started by :mod:`~hyperfit_course.grading` as a process.
 
-    python -m hyperfit_course.grading.sandbox CELLS PAGE NAMES SECONDS REPORT
+    python -m hyperfit_course.grading.sandbox PAGE NAMES SECONDS REPORT
 
-CELLS is a JSON file with the sources of the code cells, PAGE the module of checks that belongs to the notebook, such as
-``chapter_01``, NAMES the functions to check, separated by commas, SECONDS the time of a cell, and REPORT an open file
-descriptor. After each cell the functions that it has defined are checked, and a JSON line with the verdict is written
-to REPORT: what was found before a submission ends its process is not lost.
-Nothing here makes hostile code harmless; see the page for teachers.
+PAGE is the module of checks that belongs to the notebook, such as ``chapter_01``, NAMES the functions to check,
+separated by commas, SECONDS the time of a cell, and REPORT an open file descriptor. The standard input is a JSON object
+with ``cells``, the sources of the code cells, and ``token``. After each cell the functions that it has defined are
+checked, and a line with the token and the verdict in JSON is written to REPORT: what was found before a submission ends
+its process is not lost, and a line that a submission writes itself counts for nothing, unless it has found the token in
+the memory of this process. Nothing here makes hostile code harmless: :mod:`~hyperfit_course.grading.isolation` does.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PROCESSES = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen")
 """Events of Python that start another process."""
+SIGNALS = ("os.kill", "os.killpg")
+USED_BY_CHECKS = ("builtins", "copy", "inspect", "json", "math", "torch", "torch.linalg", "torch.nn.functional")
+"""Modules whose functions a submission may not replace for its checks."""
+
+
+Row = dict[str, Any]
+Report = Callable[[Row], None]
 
 
 class OutOfTime(BaseException):
@@ -32,24 +39,50 @@ class OutOfTime(BaseException):
 
 
 @contextlib.contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Interrupt the block after some seconds."""
+def limited(seconds: int, report: Report, last: Row) -> Iterator[None]:
+    """Interrupt the block after some seconds. If it goes on, report a last row after as many more, and end."""
+    interrupted = False
 
     def stop(*_: Any) -> None:
+        nonlocal interrupted
+        if interrupted:
+            report(last)
+            os._exit(1)
+        interrupted = True
         raise OutOfTime
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def refuse_processes(event: str, _: tuple) -> None:
-    """Let no other process start."""
+def refuse(event: str, _: tuple) -> None:
+    """Let no other process start, and none be ended: for code in Python. Libraries in C are not asked."""
     if event in PROCESSES:
         raise PermissionError("a graded notebook starts no other process")
+    if event in SIGNALS:
+        raise PermissionError("a graded notebook sends no signals")
+
+
+class Originals:
+    """The functions and classes that the checks use, to be put back where a submission has replaced them."""
+
+    def __init__(self) -> None:
+        self.modules = {name: importlib.import_module(name) for name in USED_BY_CHECKS}
+        torch: Any = self.modules["torch"]
+        owners = [*self.modules.values(), torch.Tensor, torch.nn.Module]
+        self.saved = [(owner, {k: v for k, v in vars(owner).items() if callable(v)}) for owner in owners]
+
+    def put_back(self) -> None:
+        """Undo what was replaced; what was added stays."""
+        sys.modules.update(self.modules)
+        for owner, names in self.saved:
+            for name, value in names.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
 
 
 def fresh_checks(page: str) -> Any:
@@ -59,14 +92,16 @@ def fresh_checks(page: str) -> Any:
     return importlib.import_module(f"hyperfit_course.checks.{page}")
 
 
-def run(cells: list[str], page: str, names: list[str], seconds: int, report: Any) -> None:
+def run(cells: list[str], page: str, names: list[str], seconds: int, report: Report) -> None:
     """Run the cells in one namespace, and report a verdict each time that a wanted function is defined anew."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     seen: dict[str, Any] = {}
+    originals = Originals()
     for number, source in enumerate(cells, 1):
         problem = ""
+        stubborn = {"problem": f"code cell {number} went on when its {seconds} seconds were over"}
         try:
-            with limited(seconds):
+            with limited(seconds, report, stubborn):
                 name = f"<code cell {number}>"
                 linecache.cache[name] = (len(source), None, source.splitlines(True), name)  # for messages
                 exec(compile(source, name, "exec"), namespace)
@@ -79,17 +114,19 @@ def run(cells: list[str], page: str, names: list[str], seconds: int, report: Any
         for name in names:
             if name in namespace and namespace[name] is not seen.get(name, seen):
                 seen[name] = namespace[name]
-                report(verdict(page, name, namespace[name], seconds))
+                originals.put_back()
+                report(verdict(page, name, namespace[name], seconds, report))
 
 
-def verdict(page: str, name: str, answer: Any, seconds: int) -> dict[str, Any]:
+def verdict(page: str, name: str, answer: Any, seconds: int, report: Report) -> Row:
     """What the check of a page's exercise says."""
+    endless = {"exercise": name, "passed": False, "message": f"The check ran for more than {seconds} seconds."}
     try:
-        with limited(seconds):
+        with limited(seconds, report, endless):
             found = getattr(fresh_checks(page), name)(answer)
         return {"exercise": name, "passed": bool(found.passed), "message": str(found.message)}
     except OutOfTime:
-        return {"exercise": name, "passed": False, "message": f"The check ran for more than {seconds} seconds."}
+        return endless
     except BaseException as error:
         message = traceback.format_exception_only(error)[-1].strip()
         return {"exercise": name, "passed": False, "message": f"The check could not be run: {message}"}
@@ -97,17 +134,20 @@ def verdict(page: str, name: str, answer: Any, seconds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Read the arguments, close what a submission must not use, and run."""
-    cells = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    page, names, seconds = sys.argv[2], sys.argv[3].split(","), int(sys.argv[4])
+    told = json.load(sys.stdin)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    page, names, seconds = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3])
     fresh_checks(page)  # the imports are not part of anybody's time
-    with os.fdopen(int(sys.argv[5]), "w", encoding="utf-8") as pipe:
+    with os.fdopen(int(sys.argv[4]), "w", encoding="utf-8") as pipe:
+        token = told.pop("token")
 
-        def report(row: dict[str, Any]) -> None:
-            pipe.write(json.dumps(row) + "\n")
+        def report(row: Row) -> None:
+            pipe.write(f"\n{token}{json.dumps(row)}\n")  # a submission may have left a line without an end
             pipe.flush()
 
-        sys.addaudithook(refuse_processes)
-        run(cells, page, names, seconds, report)
+        sys.addaudithook(refuse)
+        run(told["cells"], page, names, seconds, report)
         report({"finished": True})
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ class GradingError(ValueError):
     """Nothing can be graded; the message says why and what to do."""
 
 
+MOST_MEGABYTES = 30  #: Of a notebook; one of this course with its outputs has less than two.
+
+
 class Cell(NamedTuple):
     """One cell of a notebook; its kind is ``code``, ``markdown`` or ``raw``."""
 
@@ -25,17 +29,18 @@ class Cell(NamedTuple):
     source: str
 
 
-def handed_in(folder: Path, leave_out: Path | None = None) -> tuple[list[Path], list[Path]]:
+def handed_in(folder: Path, leave_out: Iterable[Path] = ()) -> tuple[list[Path], list[Path]]:
     """The notebooks below a folder; and what no student should vanish with: other files, and students' empty folders.
 
-    Hidden files, and the one to leave out, do not count.
+    Hidden files, and those to leave out, do not count. A link to a folder is a file here, and is not followed.
     """
+    ours = {path.resolve() for path in leave_out}
     paths = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
-    files = [path for path in paths if not path.is_dir() and not (leave_out and path.resolve() == leave_out.resolve())]
+    files = [path for path in paths if path.is_symlink() or (not path.is_dir() and path.resolve() not in ours)]
     notebooks = [path for path in files if path.suffix.lower() == ".ipynb"]
     others = [path for path in files if path.suffix.lower() != ".ipynb"]
     students = {path.relative_to(folder).parts[0] for path in files}
-    empty = [path for path in paths if path.is_dir() and path.parent == folder and path.name not in students]
+    empty = [path for path in paths if path.parent == folder and path.name not in students and path.is_dir()]
     return notebooks, others + empty
 
 
@@ -44,8 +49,18 @@ def _is_hidden(path: Path) -> bool:
 
 
 def shown(path: Path) -> str:
-    """A path as it can be written: an archive may hold names in another encoding."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+    """A path as it can be written: an archive may hold names in another encoding, or with a line break in them."""
+    return plain(os.fsencode(path.as_posix()).decode("utf-8", "replace"))
+
+
+def plain(text: str) -> str:
+    """A student's text on one line of a terminal or a table.
+
+    What cannot be printed is written as in Python, a line break as ``\\n``. An apostrophe stands before what
+    spreadsheets would take for a formula.
+    """
+    one_line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"'{one_line}" if one_line[:1] in ("=", "+", "-", "@") else one_line
 
 
 def student_of(relative: Path) -> str:
@@ -53,12 +68,24 @@ def student_of(relative: Path) -> str:
     return shown(Path(relative.stem if len(relative.parts) == 1 else relative.parts[0]))
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a path is an ordinary file, of a size that a notebook may have."""
+    return not path.is_symlink() and path.is_file() and path.stat().st_size <= MOST_MEGABYTES * 1_000_000
+
+
 def read_cells(path: Path) -> list[Cell]:
     """The cells of a notebook in UTF-8 or UTF-16, with a byte order mark or without.
 
     Raises:
-        GradingError: the file is no notebook.
+        GradingError: the file is no notebook, too large for one, or a link.
     """
+    if path.is_symlink() or not path.is_file():
+        raise GradingError("It is a link or no ordinary file, and is not followed: ask for the notebook itself.")
+    if not is_readable(path):
+        raise GradingError(
+            f"The file has {path.stat().st_size / 1e6:,.0f} MB, and a notebook of this course less than "
+            f"{MOST_MEGABYTES}: ask for it without outputs (in Jupyter: Edit, Clear Outputs of All Cells)."
+        )
     try:
         raw = path.read_bytes()
         with warnings.catch_warnings():
