@@ -19,6 +19,7 @@ from hyperfit_course.reweighting import top1_agreement
 from hyperfit_course.study.config import StudyError
 from hyperfit_course.study.controls import kl_of_logits
 from hyperfit_course.study.selfchecks import check_subject
+from hyperfit_course.study.untrusted import printable_values
 from hyperfit_course.study.writing import repetition_row
 from hyperfit_course.temperature import predictive_entropy
 
@@ -43,7 +44,14 @@ def compare(options: Comparing) -> int:
 
 def _study_in(name: str) -> dict[str, Any]:
     path = Path(name).expanduser() / "study.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        data: dict[str, Any] = printable_values(json.loads(path.read_text(encoding="utf-8")))
+        claim_table(data, data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StudyError(f"{path} is no whole study: run 'hyperfit study --from {name}', or name another.") from error
+    return data
 
 
 def claim_table(a: dict[str, Any], b: dict[str, Any]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from hyperfit_course.commands.options import Exporting
 from hyperfit_course.commands.train import new_place
 from hyperfit_course.commands.trained import CARD, base_of, is_adapter, load_trained
 from hyperfit_course.study.config import StudyError
+from hyperfit_course.study.untrusted import check_links, check_source
 
 
 def export(options: Exporting) -> int:
@@ -57,6 +58,8 @@ def _copy_adapter(name: str, out: Path) -> None:
     if not is_adapter(name):
         raise StudyError(f"{name} is no adapter, so there is none to write: choose --to safetensors or gguf.")
     source = Path(name).expanduser()
+    check_source(source)
+    check_links(source.rglob("*"), source)  # what is copied may be published
     settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
     with disk_errors(out):
         work = out.with_name(f".{out.name}.work")

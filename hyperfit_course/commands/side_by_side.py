@@ -20,6 +20,7 @@ from hyperfit_course.commands.trained import base_of, is_adapter, load_trained
 from hyperfit_course.metrics import ngram_repetition, type_token_ratio
 from hyperfit_course.models import EMBEDDED, begin_token, context_length
 from hyperfit_course.study.config import StudyError
+from hyperfit_course.study.untrusted import printable
 
 
 def generate_both(options: Generating) -> int:
@@ -43,7 +44,7 @@ def generate_both(options: Generating) -> int:
     most = min(context_length(model) for model in (tuned, base) if model is not None)
     if len(ids) + options.tokens > most:
         raise StudyError(f"A prompt of {len(ids)} tokens and {options.tokens} new ones exceed the context of {most}.")
-    print(f"After: {options.prompt}\n")
+    print(f"After: {printable(options.prompt)}\n")
     streams = [
         _tokens(model, off, ids, options)
         for model, off in ((tuned if base is None else base, base is None), (tuned, False))
@@ -106,7 +107,7 @@ def _show(streams: list[Iterator[int]], tokenizer: PreTrainedTokenizerBase, coun
 
 def _columns(texts: list[str], width: int) -> list[str]:
     """Two texts as lines of a table."""
-    columns = [textwrap.wrap(text, width) or [""] for text in texts]
+    columns = [textwrap.wrap(printable(text), width) or [""] for text in texts]
     height = max(map(len, columns))
     left, right = (column + [""] * (height - len(column)) for column in columns)
     heads = [f"{'base':{width}} | tuned", f"{'-' * width}-+-{'-' * width}"]

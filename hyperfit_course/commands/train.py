@@ -13,6 +13,7 @@ from hyperfit_course.study.arms import base_model
 from hyperfit_course.study.battery import arms_of, subject_of, tokenizer_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
 from hyperfit_course.study.selfchecks import check_subject
+from hyperfit_course.study.untrusted import check_source
 
 
 def new_place(path: Path) -> Path:
@@ -40,6 +41,7 @@ def train(options: Training) -> int:
     """
     out = new_place(options.out)
     config = _as_study(options).resolved()
+    check_source(options.model)
     arm = arms_of(config)[1]
     subject = subject_of(config)
     base, tokenizer = base_model(subject), tokenizer_of(subject)

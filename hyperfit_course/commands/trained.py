@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import atomic_path
 from hyperfit_course.models import EMBEDDED, ModelError, fingerprint, load_model
+from hyperfit_course.study.untrusted import check_source, printable
 
 CARD = "hyperfit.json"  #: In the folder of a trained model: its base, its settings, and how it fared.
 ADAPTER = "adapter_config.json"
@@ -44,7 +45,9 @@ def load_trained(
 
     Raises:
         ModelError: it cannot be loaded, or the base has other weights than the one that the adapter was trained on.
+        StudyError: a folder asks for more than to be read (see :mod:`~hyperfit_course.study.untrusted`).
     """
+    check_source(name)
     if not is_adapter(name):
         model, tokenizer = load_model(name)
         return model, tokenizer, None
@@ -53,6 +56,9 @@ def load_trained(
     where = base if base is not None else wanted.get("name")
     if where is None:
         raise ModelError(f"The adapter in {folder} does not name its base: name it with --base.")
+    _check_adapter(folder)
+    if where != EMBEDDED:
+        check_source(where)
     model, tokenizer = load_model(None if where == EMBEDDED else where)
     if wanted.get("sha256") and fingerprint(model) != wanted["sha256"]:
         raise ModelError(
@@ -64,12 +70,36 @@ def load_trained(
         return PeftModel.from_pretrained(model, folder).eval(), tokenizer, model
 
 
+def _check_adapter(folder: Path) -> None:
+    """PEFT would read a pickle, in its safer way, where there are no safetensors."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"The adapter in {folder} has no adapter_model.safetensors, and pickles are not read: "
+            "save it again with a newer PEFT."
+        )
+    kind = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("peft_type")
+    if kind != "LORA":
+        raise ModelError(f"The adapter in {folder} is of the kind {kind!r}, and LORA is wanted: choose another.")
+
+
 def base_of(folder: Path) -> dict[str, Any]:
-    """The base of a trained model: its ``name``, and the ``sha256`` of its weights where that is known."""
-    if (folder / CARD).is_file():
-        return dict(json.loads((folder / CARD).read_text(encoding="utf-8"))["base"])
-    if (folder / ADAPTER).is_file():
-        return {"name": json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]}
+    """The base of a trained model: its ``name``, and the ``sha256`` of its weights where that is known.
+
+    Raises:
+        ModelError: the file that says it is damaged.
+    """
+    for name in (CARD, ADAPTER):
+        if (folder / name).is_file():
+            try:
+                found = json.loads((folder / name).read_text(encoding="utf-8"))
+                base = dict(found["base"]) if name == CARD else {"name": found["base_model_name_or_path"]}
+                if base["name"] is not None and not isinstance(base["name"], str):
+                    raise TypeError("a name is a text")
+                return base
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ModelError(
+                    f"{folder / name} does not say of which model it is: make or fetch the folder again."
+                ) from error
     return {}
 
 
@@ -92,9 +122,15 @@ def save_trained(model: CausalLM, tokenizer: PreTrainedTokenizerBase, folder: Pa
     work.replace(folder)
 
 
+def _one_line(value: Any) -> str:
+    """A value in a line of Markdown: the name of a file may hold line breaks."""
+    return printable(" ".join(str(value).split()), 200).replace("|", "\\|")
+
+
 def model_card(card: dict[str, Any]) -> str:
     """A page about a trained model, as hubs show it."""
-    settings = "\n".join(f"| {name} | {value} |" for name, value in card["settings"].items())
+    card = {**card, "base": {name: _one_line(value) for name, value in card["base"].items()}}
+    settings = "\n".join(f"| {name} | {_one_line(value)} |" for name, value in card["settings"].items())
     results = "\n".join(f"| {name} | {value} |" for name, value in card["results"].items())
     return f"""---
 base_model: {card["base"]["name"]}

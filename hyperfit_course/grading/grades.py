@@ -87,7 +87,8 @@ def grade_folder(submissions: Path, ledger: Ledger | None = None) -> Iterator[li
 
 
 def _graded(notebooks: list[Path], submissions: Path, ledger: Ledger | None) -> Iterator[list[Grade]]:
-    untouched = isolation.course_files()
+    exercises()  # what Python compiles of the checks is there now, and changes no more
+    untouched = isolation.course_files() if isolation.why_not() else None
     for path in notebooks:
         name = shown(path.relative_to(submissions))
         digest = ledger.digest(path) if ledger and is_readable(path) else ""
@@ -98,8 +99,7 @@ def _graded(notebooks: list[Path], submissions: Path, ledger: Ledger | None) -> 
         if ledger and digest:
             ledger.add([asdict(row) for row in rows], digest)
         yield rows
-        changed = isolation.course_files().items() ^ untouched.items() if rows[0].graded else ()
-        if changed:
+        if untouched and rows[0].graded and (changed := isolation.course_files().items() ^ untouched.items()):
             files = ", ".join(sorted({file for file, _ in changed})[:3])
             raise GradingError(
                 f"{name} has changed the installed course ({files}), so no later check could be trusted, and grading "

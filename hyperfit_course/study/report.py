@@ -14,6 +14,7 @@ from hyperfit_course.artifacts import atomic_path
 from hyperfit_course.study.pictures import pictures
 from hyperfit_course.study.recording import Row
 from hyperfit_course.study.records import provenance
+from hyperfit_course.study.untrusted import printable_values
 from hyperfit_course.study.verdicts import claims
 
 FORM = 1  #: Of study.json; data/study.schema.json describes it.
@@ -101,12 +102,16 @@ def write_report(folder: Path) -> dict[str, Any]:
 
 
 def rendered(data: dict[str, Any]) -> str:
-    """The report as one HTML page, with its pictures and its script inside."""
+    """The report as one HTML page, with its pictures and its script inside.
+
+    Texts are escaped, control characters in them are visible, and of a very long one the beginning is shown.
+    """
     source = files("hyperfit_course") / "data" / "report.html.j2"
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(source.read_text(encoding="utf-8"))
+    data = printable_values(data)
     done = [part for part in data["parts"] if part["state"] == "finished"]
     return template.render(
         study=data,

@@ -27,6 +27,7 @@ from hyperfit_course.study.meter import Meter
 from hyperfit_course.study.recording import Row, Task, record
 from hyperfit_course.study.report import FAILED, write_report
 from hyperfit_course.study.selfchecks import begin_rule, check_subject, checked
+from hyperfit_course.study.untrusted import check_source
 
 ROWS = "rows"  #: Folder of a study with a file of rows for each finished part.
 ABOUT = "about.json"  #: What the study is of, the self-checks, and the list of its parts.
@@ -55,6 +56,7 @@ def study(
 
         return _ended(recompute(Path(source)), Path(source))
     config = config.resolved()
+    check_source(config.model)
     if plan:
         from hyperfit_course.study.plan import print_plan
 
