@@ -61,7 +61,9 @@ def load(path: str | Path) -> LiveText:
             f"{path} cannot be read ({error.strerror}): give the path of a file that the page saved."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise LiveError(f"{path} is no file of the page 'Write with it', or of another version of it.") from error
+        raise LiveError(
+            f"{path} is no file of the page 'Write with it', or of another version of it: save it there again."
+        ) from error
 
 
 def _read(data: dict[str, Any]) -> LiveText:

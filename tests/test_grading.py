@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from hyperfit_course.checks import exercises
 from hyperfit_course.cli import main
 from hyperfit_course.grading import grades as grading
 from hyperfit_course.grading import isolation, runner, submissions
+from hyperfit_course.grading.ledger import Ledger
 from hyperfit_course.grading.submissions import Cell, GradingError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -317,3 +319,96 @@ def test_a_folder_of_nothing_but_notebooks_has_nothing_to_report(
     (tmp_path / "handed_in" / "anna.ipynb").write_text(notebook(TTR), encoding="utf-8")
     assert main(["grade", str(tmp_path / "handed_in"), "--out", str(tmp_path / "grades.csv")]) == 0
     assert "Not graded" not in capsys.readouterr().out
+
+
+def test_ten_thousand_submissions_are_no_burden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "handed_in", tmp_path / "grades.csv"
+    folder.mkdir()
+    for number in range(10_000):
+        (folder / f"student{number:05}.ipynb").write_bytes(b"my homework")
+    assert main(["grade", str(folder), "--out", str(out)]) == 1
+    assert capsys.readouterr().out.count("The file is no notebook") == 10_000
+    assert len(pd.read_csv(out)) == 10_000
+
+
+# The table that grows
+
+
+def test_rows_are_there_while_the_next_notebook_is_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = tmp_path / "grades.csv", []
+
+    def run(cells: list[str], page: str, names: list[str]) -> tuple[dict, list[str]]:
+        seen.append(pd.read_csv(f"{out}.part")["student"].unique().tolist())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return {}, []
+
+    monkeypatch.setattr(runner, "run_submission", run)
+    (tmp_path / "handed_in").mkdir()
+    for name in ("anna", "ben", "carl"):
+        (tmp_path / "handed_in" / f"{name}.ipynb").write_text(notebook(TTR), encoding="utf-8")
+    out.write_text("the table of last week", encoding="utf-8")
+    command = ["grade", str(tmp_path / "handed_in"), "--out", str(out)]
+    assert main(command) == 130
+    assert seen == [[], ["anna"], ["anna", "ben"]]
+    assert out.read_text(encoding="utf-8") == "the table of last week"
+    assert main(command) == 0
+    assert len(seen) == 4, "only the one that was interrupted is run again"
+    assert set(pd.read_csv(out)["student"]) == {"anna", "ben", "carl"}
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [".grades.csv.lock", "grades.csv"]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Callable[[str], Ledger]:
+    return lambda course="now": Ledger(tmp_path / "grades.csv", ["file", "message"], course)
+
+
+def put(ledger: Ledger, path: Path, *messages: str) -> None:
+    ledger.add([{"file": path.name, "message": message} for message in messages], ledger.digest(path))
+
+
+def test_a_notebook_is_known_by_its_content_its_name_and_the_course(
+    tmp_path: Path, ledger: Callable[..., Ledger]
+) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_text("one", encoding="utf-8")
+    put(ledger(), path, "first\nline", "second")
+    again = ledger()
+    rows = again.known[again.digest(path), "a.ipynb"]
+    assert [row["message"] for row in rows] == ["first\nline", "second"]
+    assert (ledger("later").digest(path), "a.ipynb") not in ledger().known
+    path.write_text("two", encoding="utf-8")
+    assert (again.digest(path), "a.ipynb") not in ledger().known
+
+
+@pytest.mark.parametrize("cut", range(1, 75, 7))
+def test_a_table_that_was_cut_off_keeps_whole_notebooks_only(
+    tmp_path: Path, ledger: Callable[..., Ledger], cut: int
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+        put(ledger(), tmp_path / name, "first", "second")
+    part = tmp_path / "grades.csv.part"
+    part.write_bytes(part.read_bytes()[:-cut])
+    assert [name for _, name in ledger().known] == ["a"]
+    assert part.read_text(encoding="utf-8").count("\n") == 3, "the head, and two rows"
+
+
+def test_a_full_disk_keeps_the_table_as_it_was(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
+    (tmp_path / "a").touch()
+    made = ledger()
+    put(made, tmp_path / "a", "first")
+    before = made.part.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            put(made, tmp_path / "a", "second" * 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert made.part.read_bytes() == before
+
+
+def test_another_table_is_not_taken_for_ours(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
+    (tmp_path / "grades.csv.part").write_text("a,b\n1,2\n", encoding="utf-8")
+    assert ledger().known == {}

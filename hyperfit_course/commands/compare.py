@@ -66,7 +66,7 @@ def claim_table(a: dict[str, Any], b: dict[str, Any]) -> pd.DataFrame:
 def _models(options: Comparing) -> pd.DataFrame:
     (a, tokenizer, _), (b, other, _) = load_trained(options.a), load_trained(options.b)
     if tokenizer.get_vocab() != other.get_vocab():
-        raise StudyError("The two models have different tokenizers, so that their tokens cannot be compared.")
+        raise StudyError("The two models have different tokenizers: compare a model with a tuned copy of itself.")
     texts = make_texts(load_corpus(options.corpus), tokenizer, 1, 1, options.prompts)["prompts"]
     columns, ttr = {}, []
     for name, model in (("A", a), ("B", b)):

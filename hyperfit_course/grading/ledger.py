@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ END = "sha256"
 class Ledger:
     """Rows of a table beside its last place, in ``NAME.part``, until the table is whole.
 
-    The rows of one notebook are written together, and are on the disk before the next one is begun. Rows that an
-    earlier run left are found again, for the same notebook and the same version of the course.
+    The rows of one notebook are written together, before the next one is begun: a killed program loses none of them.
+    Rows that an earlier run left are found again, for the same notebook and the same version of the course.
 
     Args:
         out: the table that it will become. What stands there is not touched.
@@ -76,7 +75,6 @@ class Ledger:
             try:
                 if stream.write(lines.encode()) < len(lines.encode()):
                     stream.write(b"\n")  # raises the error of a full disk
-                os.fsync(stream.fileno())
             except OSError:
                 stream.truncate(end)
                 raise

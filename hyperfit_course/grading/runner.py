@@ -87,7 +87,7 @@ def _watch(process: subprocess.Popen) -> str:
     """Wait for a submission until it ends or goes too far; why, if it did."""
     start = time.monotonic()
     while process.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.2)
         if time.monotonic() - start > NOTEBOOK_SECONDS:
             return f"the notebook ran for more than {NOTEBOOK_SECONDS} seconds"
         family = _family(process.pid)

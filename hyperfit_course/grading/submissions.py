@@ -69,8 +69,9 @@ def student_of(relative: Path) -> str:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a path is an ordinary file, of a size that a notebook may have."""
-    return not path.is_symlink() and path.is_file() and path.stat().st_size <= MOST_MEGABYTES * 1_000_000
+    """Whether a path is an ordinary file that we may read, of a size that a notebook may have."""
+    ordinary = not path.is_symlink() and path.is_file() and os.access(path, os.R_OK)
+    return ordinary and path.stat().st_size <= MOST_MEGABYTES * 1_000_000
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -81,7 +82,7 @@ def read_cells(path: Path) -> list[Cell]:
     """
     if path.is_symlink() or not path.is_file():
         raise GradingError("It is a link or no ordinary file, and is not followed: ask for the notebook itself.")
-    if not is_readable(path):
+    if path.stat().st_size > MOST_MEGABYTES * 1_000_000:
         raise GradingError(
             f"The file has {path.stat().st_size / 1e6:,.0f} MB, and a notebook of this course less than "
             f"{MOST_MEGABYTES}: ask for it without outputs (in Jupyter: Edit, Clear Outputs of All Cells)."

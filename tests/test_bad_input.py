@@ -1,0 +1,362 @@
+"""What is said of bad input: each time one sentence that says what is wrong and what to do.
+
+The table is for readers as well. It has one row for each bad input: what is given, the command or the call, and what
+its sentence has to say. The rows of a command end with the status 2, and those of a call raise an error of the library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from conftest import tiny_model
+from filelock import FileLock
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hyperfit_course import live
+from hyperfit_course.artifacts import cache_dir
+from hyperfit_course.assets import fetch
+from hyperfit_course.checks import chapter_01
+from hyperfit_course.cli import main
+from hyperfit_course.corpora import load_corpus, make_texts
+from hyperfit_course.decoding import continue_prompts
+from hyperfit_course.grading.grades import grade_notebook
+from hyperfit_course.late_stage import choose_blocks, late_stage_lora
+from hyperfit_course.metrics import bootstrap_interval
+from hyperfit_course.models import load_model
+from hyperfit_course.reweighting import token_ranks
+from hyperfit_course.study.records import recorded
+from hyperfit_course.study.statistics import t_interval
+from hyperfit_course.temperature import predictive_entropy
+from hyperfit_course.training import HyperfitConfig, hyperfit
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32, "vocab_size": 257}
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One bad input."""
+
+    given: str
+    call: str | Callable[[Path], object]  #: A command line, with its files in the folder ``here``, or a call.
+    says: str  #: A regular expression.
+
+
+STUDY = [
+    Bad("no such command", "hyperfit stody", r"invalid choice: 'stody'"),
+    Bad("a word for a number", "hyperfit study --epochs many", r'"epochs".*Expected.*int'),
+    Bad("an unknown preset", "hyperfit study --preset large", r"(?s)preset.*quick.*standard.*paper"),
+    Bad("no such configuration", "hyperfit study --config here/none.yaml", r"(?s)none\.yaml"),
+    Bad("a misspelt option in a file", "hyperfit study --config here/misspelt.yaml", r"sedes"),
+    Bad("a file that is no text", "hyperfit study --config here/binary.txt", "no text in UTF-8 .*: save it as UTF-8"),
+    Bad("words for seeds", "hyperfit study --seeds one", "expected whole numbers, such as 0,1,2"),
+    Bad("one seed twice", "hyperfit study --seeds 1,1", "--seeds '1,1' .* names one twice: name each once"),
+    Bad("an arm without a number", "hyperfit study --arms last", r"no arm 'last': write full, all, .*last5"),
+    Bad("blocks backwards", "hyperfit study --arms blocks7-3", r"no arm 'blocks7-3': write full"),
+    Bad("an unknown part", "hyperfit study --parts feelings", "no part feelings: choose from training, writing"),
+    Bad("texts too short to measure", "hyperfit study --length 32", "--length has to be at least 64, not 32"),
+    Bad("no epoch", "hyperfit study --epochs 0", "--epochs has to be at least 1, not 0"),
+    Bad(
+        "a rate that is no number", "hyperfit study --learning_rate nan", "--learning_rate has to be positive, not nan"
+    ),
+    Bad(
+        "a batch of more than all texts",
+        "hyperfit study --batch_size 8 --train_texts 4",
+        "batch of 8 needs as many texts, and --train_texts is 4",
+    ),
+    Bad("a newer configuration", "hyperfit study --form 2", "has form 2, .* knows 1: update the course, or write"),
+    Bad("a file for a folder", "hyperfit study --out here/empty.txt", "is a file, .*: name another with --out"),
+    Bad("a folder of other things", "hyperfit study --out here/mixed", "holds other files and no study: name another"),
+    Bad(
+        "no study to compute again",
+        "hyperfit study --from here/mixed",
+        "holds no study: name one that 'hyperfit study'",
+    ),
+    Bad(
+        "a damaged study", "hyperfit study --from here/damaged", r"is damaged \(.*\): run the study again with --resume"
+    ),
+]
+MODELS = [
+    Bad(
+        "a folder without a model",
+        "hyperfit study --model here/mixed",
+        r"no config\.json.*: name the folder of a saved",
+    ),
+    Bad("no such GGUF file", "hyperfit doctor --model here/none.gguf", r"no file .*none\.gguf: check the path"),
+    Bad("a file that is no GGUF model", lambda here: load_model(here / "broken.gguf"), "is no GGUF model that"),
+    Bad(
+        "a model in a pickle",
+        "hyperfit study --model here/pickle",
+        "no model that transformers can load from safetensors",
+    ),
+    Bad(
+        "a model with code of its own", "hyperfit study --model here/code", "none is ever run: choose a model of a kind"
+    ),
+    Bad(
+        "a link out of a model's folder", "hyperfit generate here/link", "link out of the model's folder: put the file"
+    ),
+    Bad(
+        "a configuration that is a list",
+        "hyperfit train --model here/list --out here/x",
+        "no file of settings .*: fetch",
+    ),
+    Bad(
+        "a model of endless blocks",
+        "hyperfit study --model here/endless",
+        "whole number from 1 to 1,000 is wanted: fetch",
+    ),
+    Bad("an adapter without a base", "hyperfit generate here/baseless", "does not name its base: name it with --base"),
+    Bad(
+        "an adapter in a pickle", "hyperfit generate here/adapter", "no adapter_model.safetensors, and pickles are not"
+    ),
+    Bad("a damaged card", "hyperfit generate here/card", "does not say of which model it is: make or fetch the folder"),
+]
+COMMANDS = [
+    Bad(
+        "a place that is taken",
+        "hyperfit train --out here/mixed",
+        "is there already: name another with --out, or remove",
+    ),
+    Bad("a place in no folder", "hyperfit train --out here/none/x", "no folder .*none to put x into: make it first"),
+    Bad("no place", "hyperfit train --corpus tales", "out"),
+    Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be positive, and --temperature at least 0"),
+    Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature at least 0"),
+    Bad("a study and a model", "hyperfit compare here/study some/model", "compare like with like"),
+    Bad("half a study", "hyperfit compare here/halved here/study", "is no whole study: run 'hyperfit study --from"),
+    Bad(
+        "a precision for safetensors",
+        "hyperfit export x --precision f16 --out here/y",
+        "--precision goes with --to gguf",
+    ),
+    Bad("a GGUF file by another name", "hyperfit export x --to gguf --out here/y", r"ends in \.gguf, and not y"),
+    Bad(
+        "no adapter to write",
+        "hyperfit export x --to peft --out here/y",
+        "is no adapter, .*: choose --to safetensors or",
+    ),
+    Bad("an unknown form", "hyperfit export x --to onnx --out here/y", r"(?s)onnx.*peft.*safetensors.*gguf"),
+    Bad("a kind without pruning", "hyperfit cache list --kind models", "--kind goes with prune only"),
+    Bad(
+        "nothing to prune", "hyperfit cache prune --kind x", "Nothing of the kind x is kept: see 'hyperfit cache list'"
+    ),
+]
+GRADING = [
+    Bad("no such folder", "hyperfit grade here/none", "no folder .*none: name the folder that holds the submitted"),
+    Bad(
+        "a folder without notebooks", "hyperfit grade here/mixed", r"no notebook \(\.ipynb\) .*: is it the right folder"
+    ),
+    Bad(
+        "a table in no folder", "hyperfit grade here/class --out here/none/x.csv", r"to write x\.csv to: make it first"
+    ),
+    Bad("a folder for a table", "hyperfit grade here/class --out here/mixed", "is a folder, .*: name one, such as"),
+    Bad(
+        "two graders of one table", "hyperfit grade here/class --out here/taken.csv", "Another run is writing .*: wait"
+    ),
+    Bad("a submission of 2 GB", lambda here: row(here, "large.ipynb"), "has 2,147 MB, .*: ask for it without outputs"),
+    Bad("a link to the grader", lambda here: row(here, "link.ipynb"), "is a link or no ordinary file, .*: ask for"),
+    Bad("a pipe", lambda here: row(here, "pipe.ipynb"), "no ordinary file, and is not followed: ask for the notebook"),
+    Bad(
+        "a text for a notebook", lambda here: row(here, "text.ipynb"), "no notebook: NotJSONError. Ask for it again as"
+    ),
+    Bad("brackets without end", lambda here: row(here, "deep.ipynb"), "is no notebook: .*Ask for it again as Jupyter"),
+    Bad(
+        "another notebook", lambda here: row(here, "other.ipynb"), "no function of any exercise: it is another notebook"
+    ),
+    Bad("a name of two lines", lambda here: row(here, "a\nb: 6 of 6 points.ipynb"), r"\[a\\nb: 6 of 6 points\]"),
+    Bad("a name that is a formula", lambda here: row(here, "=1+1.ipynb"), r"\['=1\+1\]"),
+]
+TEXTS = [
+    Bad(
+        "no such corpus",
+        lambda here: load_corpus("tale"),
+        "no corpus, file or folder called 'tale': choose tales, news",
+    ),
+    Bad("an empty file", lambda here: load_corpus(here / "empty.txt"), "is empty: give a file with text in it"),
+    Bad("a binary file", lambda here: load_corpus(here / "zeros.txt"), "is a binary file: give plain text in UTF-8"),
+    Bad(
+        "another encoding", lambda here: load_corpus(here / "latin.txt"), "no text in UTF-8 .*: save it as UTF-8 plain"
+    ),
+    Bad(
+        "two words", lambda here: load_corpus(here / "short.txt"), r"has \d text\(s\), .*: add texts, or give a longer"
+    ),
+    Bad(
+        "a table of something", lambda here: load_corpus(here / "a.csv"), "no text in a column called text, .*: rename"
+    ),
+    Bad(
+        "half a table", lambda here: load_corpus(here / "a.jsonl"), r"no table of texts \(.*\): correct it, or save it"
+    ),
+    Bad(
+        "a folder without texts",
+        lambda here: load_corpus(here / "bare"),
+        "holds no .txt.* file with text: put one text",
+    ),
+    Bad("an unknown asset", lambda here: fetch("modle"), "no asset called 'modle': choose one of model, news, wiki"),
+    Bad("texts of one token", lambda here: texts(length=1), "1 tokens cannot be trained on: choose length=2 or more"),
+    Bad("more texts than there are", lambda here: texts(n_train=10**6), "and 1000000 were asked for: .* are missing"),
+    Bad(
+        "a file in the way of the cache", lambda here: in_the_way(here), "set HYPERFIT_CACHE to a folder where there is"
+    ),
+]
+LIBRARY = [
+    Bad(
+        "more blocks than there are",
+        lambda here: choose_blocks(tiny_model(), 5),
+        "has 2 blocks: choose between 1 and 2",
+    ),
+    Bad("an unknown place", lambda here: choose_blocks(tiny_model(), 1, "end"), "no place 'end': choose from first,"),
+    Bad("no rank", lambda here: late_stage_lora(tiny_model(), 1, 0), "rank of an adapter is at least 1, not 0"),
+    Bad("a model that is frozen", lambda here: train(frozen=True), r"every parameter is frozen \(requires_grad"),
+    Bad("a batch of nothing", lambda here: train(batch_size=0), "A batch of 0 needs as many texts, and there are"),
+    Bad("a prompt longer than the model", lambda here: too_long(), "exceed the model's context of 128: ask for fewer"),
+    Bad(
+        "a temperature of zero", lambda here: predictive_entropy(torch.zeros(1, 3), 0.0), "must be positive: it divides"
+    ),
+    Bad(
+        "tokens of another model", lambda here: token_ranks(torch.zeros(1, 3), torch.tensor([7])), "go from 0 to 2 here"
+    ),
+    Bad("no values", lambda here: bootstrap_interval([]), "needs at least one value, .*: drop empty texts first"),
+    Bad("one seed", lambda here: t_interval([0.5]), "needs two values at least, .*: train with another seed"),
+    Bad(
+        "results that nobody has recorded",
+        lambda here: recorded("dreams"),
+        "no results/dreams.json: run 'make results'",
+    ),
+    Bad(
+        "no file of the live page",
+        lambda here: live.load(here / "none"),
+        "no file .*none: press 'Save for the notebook'",
+    ),
+    Bad(
+        "another JSON file",
+        lambda here: live.load(here / "study" / "study.json"),
+        "no file of the page .*: save it there",
+    ),
+    Bad(
+        "no function for a check",
+        lambda here: says(chapter_01.type_token_ratio(3)),
+        "takes the function itself, .*write",
+    ),
+]
+TABLE = {"study": STUDY, "models": MODELS, "commands": COMMANDS, "grading": GRADING, "texts": TEXTS, "library": LIBRARY}
+
+
+class Said(ValueError):
+    """What a call says without an error."""
+
+
+def says(verdict: Any) -> None:
+    raise Said(verdict.message)
+
+
+def row(here: Path, name: str) -> None:
+    """What the table of grades says of a file."""
+    found = grade_notebook(here / "class" / name, here / "class")[0]
+    raise Said(f"{found.message} [{found.student}]")
+
+
+def texts(**wanted: int) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    make_texts(load_corpus("tales"), PreTrainedTokenizerFast(tokenizer_object=letters), **wanted)
+
+
+def in_the_way(here: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERFIT_CACHE", str(here / "empty.txt"))
+        cache_dir()
+
+
+def train(frozen: bool = False, **settings: Any) -> None:
+    model, rows = tiny_model(), torch.zeros(2, 64, dtype=torch.long)
+    model.requires_grad_(not frozen)
+    hyperfit(model, {"train": rows, "validation": rows, "prompts": rows}, HyperfitConfig(**settings))
+
+
+def too_long() -> None:
+    continue_prompts(tiny_model(), torch.zeros(1, 120, dtype=torch.long), 20)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder with bad files."""
+    folder = tmp_path_factory.mktemp("here")
+    files = {
+        "misspelt.yaml": "sedes: [1]\n",
+        "empty.txt": "",
+        "binary.txt": b"\xff\xfe\x00",
+        "zeros.txt": "a\0b",
+        "latin.txt": "Märchen".encode("latin-1"),
+        "short.txt": "two words",
+        "a.csv": "title\nfirst\nsecond\n",
+        "a.jsonl": '{"text": "first"}\n{"text": ',
+        "broken.gguf": b"GGUF and no more",
+        "mixed/notes.txt": "mine",
+        "bare/picture.png": b"\x89PNG",
+        "damaged/about.json": '{"parts": [',
+        "study/study.json": json.dumps({"model": {"name": "a"}, "claims": []}),
+        "halved/study.json": '{"model": {"na',
+        "code/config.json": json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}),
+        "list/config.json": "[]",
+        "endless/config.json": json.dumps(LLAMA | {"num_hidden_layers": 10**9}),
+        "link/config.json": json.dumps(LLAMA),
+        "pickle/config.json": json.dumps(LLAMA),
+        "pickle/pytorch_model.bin": pickle.dumps({}),
+        "baseless/adapter_config.json": json.dumps({"peft_type": "LORA", "base_model_name_or_path": None}),
+        "adapter/adapter_config.json": json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}),
+        "adapter/adapter_model.bin": pickle.dumps({}),
+        "card/adapter_config.json": json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}),
+        "card/hyperfit.json": "{}",
+        "class/text.ipynb": "my homework",
+        "class/deep.ipynb": "[" * 10**5,
+        "class/other.ipynb": nbformat.writes(nbformat.v4.new_notebook()),
+        "class/a\nb: 6 of 6 points.ipynb": "no notebook",
+        "class/=1+1.ipynb": "no notebook",
+        "class/large.ipynb": "",
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    os.truncate(folder / "class" / "large.ipynb", 1 << 31)  # a file with a hole takes no room
+    os.mkfifo(folder / "class" / "pipe.ipynb")
+    (folder / "class" / "link.ipynb").symlink_to(folder / "mixed" / "notes.txt")
+    (folder / "link" / "model.safetensors").symlink_to(folder / "mixed" / "notes.txt")
+    with FileLock(folder / ".taken.csv.lock"):
+        yield folder
+
+
+@pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.given) for rows in TABLE.values() for bad in rows])
+def test_bad_input_gets_a_sentence(bad: Bad, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if isinstance(bad.call, str):
+        words = [word.replace("here/", f"{here}/") for word in bad.call.split()[1:]]
+        assert status_of(words) == (1 if words[0] == "doctor" else 2)
+        shown = capsys.readouterr()
+        said = shown.err + shown.out
+    else:
+        with pytest.raises((ValueError, RuntimeError, OSError, KeyError)) as raised:
+            bad.call(here)
+        said = str(raised.value)
+    assert re.search(bad.says, said), said
+    assert "Traceback" not in said
+
+
+def status_of(words: list[str]) -> Any:
+    try:
+        return main(words)
+    except SystemExit as ended:  # of the parser
+        return ended.code
+
+
+def test_the_table_has_at_least_sixty_rows_and_none_twice() -> None:
+    given = [bad.given for rows in TABLE.values() for bad in rows]
+    assert len(given) == len(set(given)) >= 60
