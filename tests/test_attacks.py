@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pandas as pd
 import pytest
 
 from hyperfit_course.checks import exercises
-from hyperfit_course.grading import isolation, runner
+from hyperfit_course.grading import filters, isolation, runner
 
 ROOT = Path(__file__).resolve().parent.parent
 POINTS = exercises()["chapter_01"]["type_token_ratio"]
@@ -120,7 +119,7 @@ ATTACKS = {
 GRADER = """
 import sys
 from hyperfit_course.cli import main
-from hyperfit_course.grading import isolation, runner
+from hyperfit_course.grading import filters, isolation, runner
 runner.CELL_SECONDS, runner.FILE_MEGABYTES, isolation.SCRATCH_MEGABYTES = 5, 2, 8
 if sys.argv[1] == "without":
     isolation.why_not = lambda: "bubblewrap is not installed. " + isolation.INSTALL
@@ -145,7 +144,8 @@ class Class:
 
     def install(self) -> None:
         shutil.rmtree(self.folder / "site", ignore_errors=True)
-        leave_out = shutil.ignore_patterns("__pycache__", "labs", "lab_*", "*.html")
+        # Without the pages that import half of PEFT and transformers: eleven submissions are run, twice.
+        leave_out = shutil.ignore_patterns("__pycache__", "labs", "lab_*", "chapter_0[2456].py", "*.html")
         shutil.copytree(ROOT / "hyperfit_course", self.folder / "site" / "hyperfit_course", ignore=leave_out)
 
     def hand_in(self) -> None:
@@ -242,7 +242,7 @@ def test_isolated_attacks_take_no_points_from_others_and_get_none_by_force(isola
         ("b_connection", "refused: "),
         ("c_descriptors", "it is deleted, or the notebook is of another version"),
         ("d_disk", "bytes"),
-        ("e_forks", "started more than 64 processes"),
+        ("e_forks", "code cell 2 ran for more than 5 seconds"),
         ("f_looks_around", "['FileNotFoundError', 'FileNotFoundError']"),
         ("g_package", "refused: [Errno 30] Read-only file system"),
         ("h_parent", "refused: a graded notebook sends no signals"),
@@ -265,21 +265,19 @@ def test_isolated_nobody_is_called_and_the_disk_stays_free(isolated: Isolated) -
 @dataclass
 class Bare:
     ends: list[subprocess.CompletedProcess[str]]
-    left: list[set[str]]
+    left: set[str]
     called: bool
     rows: pd.DataFrame
 
 
 @pytest.fixture(scope="module")
 def bare(lesson: Class, isolated_first: None) -> Bare:
-    ends, left = [], []
-    ends.append(lesson.grade("without"))  # it stops when the course is changed
-    left.append(lesson.left())
+    if not filters.works():
+        pytest.skip("the kernel takes no filter of system calls: a fork bomb would slow this machine down")
+    first = lesson.grade("without")  # it stops when the course is changed
+    left = lesson.left()
     lesson.install()
-    ends.append(lesson.grade("without"))  # it is ended by a submission
-    left.append(lesson.left())
-    (lesson.folder / "handed_in" / "h_parent.ipynb").unlink()
-    ends.append(lesson.grade("without"))
+    ends = [first, lesson.grade("without")]
     return Bare(ends, left, lesson.was_called(), read(lesson.out))
 
 
@@ -293,20 +291,20 @@ def isolated_first(request: pytest.FixtureRequest) -> None:
 def test_bare_it_is_said_what_is_not_protected(bare: Bare) -> None:
     for ended in bare.ends:
         assert "bubblewrap is not installed. Install bubblewrap (sudo apt install bubblewrap)" in ended.stdout
-        assert "NOT PROTECTED: each submission runs as you. It can read, change and delete your files" in ended.stdout
+        assert isolation.UNPROTECTED in ended.stdout
+        assert isolation.FILTERED in ended.stdout
 
 
 def test_bare_a_changed_course_stops_the_run_and_names_who_did_it(bare: Bare) -> None:
     assert bare.ends[0].returncode == 2
     assert "g_package.ipynb has changed the installed course (checks/chapter_01.py)" in bare.ends[0].stderr
-    assert bare.left[0] == {name for name in ("a_honest", *ATTACKS) if name <= "g_package"}
+    assert bare.left == {name for name in ("a_honest", *ATTACKS) if name <= "g_package"}
 
 
-def test_bare_a_killed_grader_loses_nothing_and_goes_on(bare: Bare) -> None:
-    assert bare.ends[1].returncode == -signal.SIGKILL
-    assert bare.left[1] == bare.left[0]
-    assert bare.ends[2].returncode == 0, bare.ends[2].stderr
-    assert set(bare.rows.index.get_level_values(0)) == {"a_honest", *ATTACKS, "z_honest"} - {"h_parent"}
+def test_bare_the_run_goes_on_where_it_stopped(bare: Bare) -> None:
+    assert bare.ends[1].returncode == 0, bare.ends[1].stderr
+    assert set(bare.rows.index.get_level_values(0)) == {"a_honest", *ATTACKS, "z_honest"}
+    assert "written" in bare.rows.loc[("g_package", "find_loop"), "message"], "it is not run a second time"
 
 
 def test_bare_points_are_those_of_the_isolated_run(bare: Bare) -> None:
@@ -318,12 +316,13 @@ def test_bare_points_are_those_of_the_isolated_run(bare: Bare) -> None:
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ("b_connection", "connected"),
+        ("b_connection", "refused: [Errno 1] Operation not permitted"),
         ("c_descriptors", "it is deleted, or the notebook is of another version"),
         ("d_disk", "bytes"),
-        ("e_forks", "started more than 64 processes"),
+        ("e_forks", "code cell 2 ran for more than 5 seconds"),
         ("f_looks_around", "['read True', 'read True']"),
         ("g_package", "written"),
+        ("h_parent", "refused: a graded notebook sends no signals"),
         ("i_swallows", "code cell 2 went on when its 5 seconds were over"),
     ],
 )
@@ -331,8 +330,8 @@ def test_bare_what_an_attack_reaches(bare: Bare, student: str, message: str) -> 
     assert message in bare.rows.loc[(student, "find_loop"), "message"]
 
 
-def test_bare_a_file_has_its_limit_and_the_network_is_open(bare: Bare) -> None:
-    assert bare.called
+def test_bare_a_file_has_its_limit_and_nobody_is_called(bare: Bare) -> None:
+    assert not bare.called
     written = int(bare.rows.loc[("d_disk", "find_loop"), "message"].split("RuntimeError: ")[1].split(" bytes")[0])
     assert written % 1_000_000_000 <= 2 * 10 * (2 << 20), "ten files in each of two folders, of 2 MB at most"
 
@@ -364,6 +363,52 @@ def test_why_bubblewrap_is_not_used_is_said(
         (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert why in isolation.why_not.__wrapped__()
+
+
+FILTER = """
+import ctypes, os, socket, threading
+from hyperfit_course.grading.filters import put_on
+libc, waits, of_thread = ctypes.CDLL(None), threading.Event(), []
+thread = threading.Thread(target=lambda: (waits.wait(), of_thread.append(libc.fork())))
+thread.start()
+put_on()
+waits.set()
+thread.join()
+print(of_thread[0], libc.fork(), libc.vfork(), libc.kill(os.getppid(), 0), libc.kill(os.getpid(), 0))
+for refused in (socket.socket, lambda: os.execv("/bin/true", ["true"])):
+    try:
+        print(refused())
+    except PermissionError:
+        print("refused")
+new = threading.Thread(target=print, args=["a thread"])
+new.start()
+new.join()
+"""
+
+
+def test_the_kernel_refuses_processes_signals_and_sockets_and_allows_threads() -> None:
+    if not filters.works():
+        pytest.skip("the kernel takes no filter of system calls")
+    path = {"PYTHONPATH": str(isolation.PACKAGE.parent)}
+    ended = subprocess.run([sys.executable, "-c", FILTER], env=path, capture_output=True, text=True, timeout=300)
+    assert ended.stdout.splitlines() == ["-1 -1 -1 -1 0", "refused", "refused", "a thread"], ended.stderr
+
+
+def test_another_processor_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters.platform, "machine", lambda: "riscv64")
+    with pytest.raises(filters.FilterError, match="no filter of system calls for linux on riscv64"):
+        filters.put_on()
+
+
+def test_it_is_said_what_is_protected(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = set()
+    for reason in ("", "bubblewrap is not installed."):
+        for works in (True, False):
+            monkeypatch.setattr(isolation, "why_not", lambda reason=reason: reason)
+            monkeypatch.setattr(isolation, "works", lambda works=works: works)
+            said.add(isolation.statement())
+    assert len(said) == 4
+    assert sum("NOT PROTECTED" in text for text in said) == 2
 
 
 def test_what_a_submission_reports_is_read_only_as_the_sandbox_writes_it(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_every_submission_gets_its_points(grades: pd.DataFrame, student: str, po
         ("kills_itself", "find_loop", "the notebook ended its own process (status 0)"),
         ("redefines", "type_token_ratio", "two of these tokens are the same"),
         ("forks", "find_loop", "PermissionError: a graded notebook starts no other process"),
-        ("forks_below_python", "find_loop", "started more than 64 processes"),
+        ("forks_below_python", "find_loop", "code cell 2 ran for more than 3 seconds"),
         ("prints", "find_loop", "code cell 1 ran for more than 3 seconds"),
         ("fills_memory", "find_loop", "MemoryError"),
         ("no_notebook", "find_loop", "The file is no notebook: NotJSONError. Ask for it again as Jupyter"),

@@ -206,8 +206,7 @@ def _grade(submissions: Path, out: Path) -> int:
     grades, problems = [], []
     ledger = Ledger(out, COLUMNS, isolation.course_digest(isolation.course_files()))
     found = grade_folder(submissions, ledger)
-    missing = isolation.why_not()
-    print(f"{missing}\n{isolation.UNPROTECTED}" if missing else isolation.PROTECTED)
+    print(isolation.statement())
     print(f"Until the table is whole, its rows are in {ledger.part}.\n", flush=True)
     for rows in found:
         grades += rows

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from hyperfit_course.artifacts import sha256_file
+from hyperfit_course.grading.filters import works
 from hyperfit_course.sources import PACKAGE
 
 PROTECTED = (
@@ -24,10 +25,14 @@ PROTECTED = (
     "submission: look at the code of those who solved everything."
 )
 UNPROTECTED = (
-    "NOT PROTECTED: each submission runs as you. It can read, change and delete your files, these grades too, use the "
-    "network, fill the disk, end this program, leave processes behind, and forge its verdicts. What still holds: "
-    "limits of time, of memory and of each file's size; rows that were written stay; and grading stops when a "
-    "submission has changed the installed course."
+    "NOT PROTECTED: each submission runs as you. It can read, change and delete your files, these grades too, fill the "
+    "disk, and forge its verdicts. What still holds: limits of time, of memory and of each file's size; and grading "
+    "stops when a submission has changed the installed course."
+)
+FILTERED = "The kernel lets no submission start or end a process, or use the network."
+UNFILTERED = (
+    "The kernel here takes no filter of system calls (it takes x86-64 or ARM64, and Linux): a submission can start "
+    "processes until nothing else runs, and without bubblewrap also end this program and use the network."
 )
 INSTALL = "Install bubblewrap (sudo apt install bubblewrap), or grade in a container without a network."
 SCRATCH_MEGABYTES = 200  #: All that a submission in bubblewrap can write.
@@ -36,6 +41,13 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix
 _SETTINGS = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "fonts")
 _PACKAGES = ("site-packages", "dist-packages")
 _TRY = "import hyperfit_course.checks.core"  #: What every submission needs: PyTorch, and the course.
+
+
+def statement() -> str:
+    """What is protected here, and what is not."""
+    missing = why_not()
+    protected = f"{missing}\n{UNPROTECTED}" if missing else PROTECTED
+    return f"{protected} {FILTERED if works() else UNFILTERED}"
 
 
 @functools.cache

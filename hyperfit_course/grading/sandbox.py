@@ -7,7 +7,8 @@ separated by commas, SECONDS the time of a cell, and REPORT an open file descrip
 with ``cells``, the sources of the code cells, and ``token``. After each cell the functions that it has defined are
 checked, and a line with the token and the verdict in JSON is written to REPORT: what was found before a submission ends
 its process is not lost, and a line that a submission writes itself counts for nothing, unless it has found the token in
-the memory of this process. Nothing here makes hostile code harmless: :mod:`~hyperfit_course.grading.isolation` does.
+the memory of this process. What makes hostile code harmless is in :mod:`~hyperfit_course.grading.isolation` and
+:mod:`~hyperfit_course.grading.filters`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from hyperfit_course.grading.filters import FilterError, put_on
 
 PROCESSES = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen")
 """Events of Python that start another process."""
@@ -146,7 +149,9 @@ def main() -> None:
             pipe.write(f"\n{token}{json.dumps(row)}\n")  # a submission may have left a line without an end
             pipe.flush()
 
-        sys.addaudithook(refuse)
+        sys.addaudithook(refuse)  # it says in a sentence what the filter refuses with a number
+        with contextlib.suppress(FilterError):  # the grader has said so
+            put_on()
         run(told["cells"], page, names, seconds, report)
         report({"finished": True})
 
