@@ -52,8 +52,8 @@ class _Program(ctypes.Structure):
 def works() -> bool:
     """Whether the filter can be put on here. It is tried once, in another process."""
     program = "from hyperfit_course.grading.filters import put_on; put_on()"
-    found = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    return not subprocess.run([sys.executable, "-c", program], env=found, capture_output=True).returncode
+    here = PACKAGE.parent  # where Python looks first
+    return not subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True).returncode
 
 
 def put_on() -> None:
