@@ -70,8 +70,8 @@ ATTACKS = {
     "e_forks": """
         import ctypes
         libc = ctypes.CDLL(None)
-        while True:
-            libc.fork()
+        # At most 256 processes, should the filter ever be missing: without an end they would starve the machine.
+        say(f"forks: {[libc.fork() for _ in range(8)]}")
         """,
     "f_looks_around": """
         import os, pathlib
@@ -242,7 +242,7 @@ def test_isolated_attacks_take_no_points_from_others_and_get_none_by_force(isola
         ("b_connection", "refused: "),
         ("c_descriptors", "it is deleted, or the notebook is of another version"),
         ("d_disk", "bytes"),
-        ("e_forks", "code cell 2 ran for more than 5 seconds"),
+        ("e_forks", f"forks: {[-1] * 8}"),
         ("f_looks_around", "['FileNotFoundError', 'FileNotFoundError']"),
         ("g_package", "refused: [Errno 30] Read-only file system"),
         ("h_parent", "refused: a graded notebook sends no signals"),
@@ -319,7 +319,7 @@ def test_bare_points_are_those_of_the_isolated_run(bare: Bare) -> None:
         ("b_connection", "refused: [Errno 1] Operation not permitted"),
         ("c_descriptors", "it is deleted, or the notebook is of another version"),
         ("d_disk", "bytes"),
-        ("e_forks", "code cell 2 ran for more than 5 seconds"),
+        ("e_forks", f"forks: {[-1] * 8}"),
         ("f_looks_around", "['read True', 'read True']"),
         ("g_package", "The check could not be run: SystemExit"),
         ("h_parent", "refused: a graded notebook sends no signals"),
