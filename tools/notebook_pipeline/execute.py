@@ -33,7 +33,8 @@ def execution_key(project: Project, notebook: NotebookNode, source: Path) -> str
 
     That is its code, the library's modules that this code imports, directly or through one another, the library's
     files that any of them names, the recorded results that its code names, the versions of Python and torch, and the
-    precision of training that the environment asks for.
+    precision of training that the environment asks for. Results are named by ``recorded("name")``, or by a function of
+    the page such as ``recorded_so_far("name")``, which also takes those that are not there yet.
     The set-up cell is left out: a fork that only changes the repository's address executes nothing again.
     """
     package = project.root / PACKAGE
@@ -43,7 +44,7 @@ def execution_key(project: Project, notebook: NotebookNode, source: Path) -> str
     versions = [str(sys.version_info[:2]), *(f"{name} {version(name)}" for name in ("torch", "transformers"))]
     for part in [*code, *versions, os.environ.get(PRECISION, ""), code_digest(modules)]:
         digest.update(f"{len(part)}:{part}".encode())
-    names = sorted(set(re.findall(r"""recorded\(["'](\w+)["']\)""", "\n".join(code))))
+    names = sorted(set(re.findall(r"""recorded\w*\(["'](\w+)["']\)""", "\n".join(code))))
     results = [project.root / "results" / f"{name}.json" for name in names]
     for path in [*named_files(package, [*code, *(module.read_text("utf8") for module in modules)]), *results]:
         if path.is_file():
