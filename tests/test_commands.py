@@ -24,8 +24,8 @@ from hyperfit_course.commands import parser, trained
 from hyperfit_course.commands.parser import COMMANDS
 from hyperfit_course.commands.trained import load_trained
 from hyperfit_course.models import ModelError, load_model
-from hyperfit_course.study.arms import base_model, held_out
-from hyperfit_course.study.battery import forget, tokenizer_of
+from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
+from hyperfit_course.study.battery import forget
 from hyperfit_course.study.config import FORM, StudyConfig, StudyError
 
 FEW = ["--train_texts", "4", "--epochs", "3"]  # the learning rate of the first step is 0

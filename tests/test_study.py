@@ -37,9 +37,9 @@ from transformers import (
 
 from hyperfit_course.models import ModelError
 from hyperfit_course.study import battery, plan, run
-from hyperfit_course.study.arms import Arm, Subject, base_model, held_out
-from hyperfit_course.study.battery import Part, arms_of, forget, tasks_of, tokenizer_of
-from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
+from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
+from hyperfit_course.study.battery import Part, arms_of, forget, tasks_of
+from hyperfit_course.study.config import CHANGES, Names, Numbers, StudyConfig, StudyError
 from hyperfit_course.study.plan import Units
 from hyperfit_course.study.recording import Row
 from hyperfit_course.study.report import FAILED, rendered
@@ -71,6 +71,7 @@ TINY = StudyConfig(
     rank=2,
     parts=Names(["training", "writing", "prediction", "geometry"]),
 )
+CHANGED = Names([*(TINY.parts or ()), *CHANGES])
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +129,8 @@ def test_study_runs_on_every_family(name: str, tmp_path: Path, tokenizer: PreTra
     folder, out = tmp_path / name, tmp_path / "study"
     family(name).save_pretrained(folder)
     (with_begin(tokenizer) if name in WITH_BEGIN else tokenizer).save_pretrained(folder)
-    config = replace(TINY, model=str(folder))
-    if name == "mixtral":  # PEFT puts adapters on the routers of all blocks: see the next test
+    config = replace(TINY, model=str(folder), arms=Names(["full", "first2"]), parts=CHANGED)
+    if name == "mixtral":  # its experts get no adapters: see the next test
         config = replace(config, arms=Names(["full"]))
     assert run.study(config, str(out)) == 0
     data = data_of(out)
@@ -143,20 +144,24 @@ def test_study_runs_on_every_family(name: str, tmp_path: Path, tokenizer: PreTra
     assert set(texts[:, 0].tolist()) == {257} if name in WITH_BEGIN else 257 not in texts
 
 
-def test_adapters_that_cannot_be_placed_are_rows_with_a_sentence(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+@pytest.mark.parametrize("arm", ["last2", "all"])
+def test_adapters_that_would_miss_the_experts_of_a_mixture_are_rows_with_a_sentence(
+    arm: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     family("mixtral").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     out = tmp_path / "study"
-    assert run.study(replace(TINY, model=str(tmp_path / "model"), arms=Names(["last2"])), str(out)) == 1
-    states = {(part["arm"], part["state"]) for part in data_of(out)["parts"]}
-    assert states == {("base", "finished"), ("last 2", "failed")}
-    assert "PEFT put adapters on" in data_of(out)["parts"][-1]["reason"]
+    assert run.study(replace(TINY, model=str(tmp_path / "model"), arms=Names([arm])), str(out)) == 1
+    states = {(part["arm"] == "base", part["state"]) for part in data_of(out)["parts"]}
+    assert states == {(True, "finished"), (False, "failed")}
+    reason = data_of(out)["parts"][-1]["reason"]
+    assert reason.startswith("the arm could not be trained: MixtralForCausalLM keeps its experts in one tensor")
+    assert reason.endswith("train all its weights, --arms full.")
 
 
 def test_all_parts_of_a_study_fit_the_schema(saved: str, tmp_path: Path) -> None:
     everything = replace(TINY, model=saved, parts=None, preset="standard", seeds=Numbers([0, 1]))
+    everything = replace(everything, arms=Names(["full", "all", "last2", "middle1"]))
     everything = replace(everything, lora_epochs=6, lora_learning_rate=0.05)  # enough to move a random model
     out = tmp_path / "study"
     assert run.study(everything, str(out)) == 0, (out / "log.txt").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from hyperfit_course.artifacts import disk_errors
 from hyperfit_course.commands.options import Training
 from hyperfit_course.commands.trained import base_name, save_trained
 from hyperfit_course.models import fingerprint
-from hyperfit_course.study.arms import base_model
-from hyperfit_course.study.battery import arms_of, subject_of, tokenizer_of
+from hyperfit_course.study.arms import base_model, tokenizer_of
+from hyperfit_course.study.battery import arms_of, subject_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
 from hyperfit_course.study.selfchecks import check_subject
 from hyperfit_course.study.untrusted import check_source

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.corpora import load_corpus, make_texts
@@ -136,6 +136,12 @@ class Arm:
 def base_model(subject: Subject = COURSE) -> PreTrainedModel:
     """The model before any training."""
     return load_model(subject.model)[0]
+
+
+@functools.cache
+def tokenizer_of(subject: Subject = COURSE) -> PreTrainedTokenizerBase:
+    """The tokenizer of the studied model."""
+    return load_model(subject.model)[1]
 
 
 @functools.cache

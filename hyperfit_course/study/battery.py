@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,9 +14,15 @@ from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
 from hyperfit_course.losses import has_plain_head, next_token_loss
 from hyperfit_course.metrics import repetition_frame
-from hyperfit_course.models import load_model
 from hyperfit_course.reweighting import static_bias
-from hyperfit_course.study.arms import Arm, Subject, base_model, held_out
+from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
+from hyperfit_course.study.changes import (
+    blocking_rows,
+    patching_rows,
+    penalty_rows,
+    spectrum_rows,
+    switching_rows,
+)
 from hyperfit_course.study.config import PART_NAMES, StudyConfig, parsed_arm
 from hyperfit_course.study.controls import learned_bias, probable_bias
 from hyperfit_course.study.measures import (
@@ -31,6 +36,7 @@ from hyperfit_course.study.measures import (
     shape_row,
 )
 from hyperfit_course.study.recording import Row
+from hyperfit_course.study.selfchecks import check_adapters
 from hyperfit_course.study.writing import text_row
 from hyperfit_course.training import HyperfitConfig, training_precision
 
@@ -48,6 +54,16 @@ class StudyArm(Arm):
     def trained(self) -> tuple[CausalLM, pd.DataFrame]:
         """The arm's model and its history; of the base model no second copy is made."""
         return _trained(self) if self.config else (base_model(self.subject), pd.DataFrame())
+
+    def untrained(self) -> CausalLM:
+        """A new copy of the model to train.
+
+        Raises:
+            StudyError: the arm wants adapters, and the model is a mixture that cannot have them.
+        """
+        if self.rank is not None:
+            check_adapters(base_model(self.subject))
+        return super().untrained()
 
 
 @functools.lru_cache(maxsize=1)
@@ -211,8 +227,33 @@ def _any(arm: StudyArm) -> bool:
     return True
 
 
+def _base(arm: StudyArm) -> bool:
+    return arm.config is None
+
+
 def _trains(arm: StudyArm) -> bool:
     return arm.config is not None
+
+
+def _all_weights(arm: StudyArm) -> bool:
+    return arm.config is not None and arm.rank is None
+
+
+def _adapts(arm: StudyArm) -> bool:
+    return arm.rank is not None
+
+
+def _adapts_several(arm: StudyArm) -> bool:
+    return arm.rank is not None and arm.count != 1
+
+
+def _adapts_before_the_end(arm: StudyArm) -> bool:
+    return arm.rank is not None and arm.place not in (None, "last")
+
+
+def _change(rows: Callable[[Arm], Iterator[Row]], of: Callable[[StudyArm], bool]) -> Part:
+    """A part of :mod:`~hyperfit_course.study.changes`."""
+    return Part(lambda arm: (_named(arm, row) for row in rows(arm)), of)
 
 
 PARTS = {
@@ -223,13 +264,12 @@ PARTS = {
     "layers": Part(layers, _any),
     "sampling": Part(sampling, _trains),
     "order": Part(order, _trains),
-    "bias": Part(bias, lambda arm: arm.config is not None and arm.rank is None),
-    "damage": Part(damage, lambda arm: arm.rank is not None),
-    "batch": Part(batch, lambda arm: arm.config is None),
+    "bias": Part(bias, _all_weights),
+    "penalty": _change(penalty_rows, _base),
+    "blocking": _change(blocking_rows, _all_weights),
+    "spectrum": _change(spectrum_rows, _all_weights),
+    "switching": _change(switching_rows, _adapts_several),
+    "patching": _change(patching_rows, _adapts_before_the_end),
+    "damage": Part(damage, _adapts),
+    "batch": Part(batch, _base),
 }
-
-
-@functools.cache
-def tokenizer_of(subject: Subject) -> Any:
-    """The tokenizer of the studied model."""
-    return load_model(subject.model)[1]

@@ -121,12 +121,19 @@ PART_NAMES = {
     "sampling": "sampled text, beside the base model at the temperature at which it is as sharp",
     "order": "the order of the tokens from one model, the shape of the distribution from the other",
     "bias": "static biases on the base model: read off the trained one, and trained on the same texts",
+    "penalty": "greedy text of the base model under a repetition penalty",
+    "blocking": "greedy text when citations of the training text are forbidden",
+    "spectrum": "the spectrum after the last block taken away, and given to the base model",
+    "switching": "the adapters of some of the blocks switched off",
+    "patching": "the base model's states put in where the text copies itself, if the trained blocks are not the last",
     "damage": "the change of the adapters turned into random directions, as far from the base model",
     "batch": "greedy text of prompts that are continued together, and one by one",
 }
 """What a study can measure, in this order."""
 
-_FAST = ("training", "writing", "prediction", "geometry", "sampling", "batch")
+CHANGES = ("penalty", "blocking", "spectrum", "switching", "patching")
+"""Parts that change how the model writes, or a part of it; :mod:`~hyperfit_course.study.changes` measures them."""
+_FAST = ("training", "writing", "prediction", "geometry", "sampling", *CHANGES, "batch")
 _COURSE: dict[str, Any] = {
     "train_texts": 32,
     "validation_texts": 12,

@@ -18,9 +18,9 @@ from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
 from hyperfit_course.frozen import PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.logits import at_positions
 from hyperfit_course.losses import has_plain_head, next_token_loss
-from hyperfit_course.study.arms import Arm, base_model, held_out
-from hyperfit_course.study.battery import ALPHAS, TOGETHER, StudyArm, arms_of, subject_of, tasks_of, tokenizer_of
-from hyperfit_course.study.config import StudyConfig
+from hyperfit_course.study.arms import Arm, base_model, held_out, tokenizer_of
+from hyperfit_course.study.battery import ALPHAS, TOGETHER, StudyArm, arms_of, subject_of, tasks_of
+from hyperfit_course.study.config import CHANGES, StudyConfig
 from hyperfit_course.study.measures import SAMPLES, SHAPED_SAMPLES, shape_row
 from hyperfit_course.study.meter import Meter, free_memory
 from hyperfit_course.study.selfchecks import check_subject
@@ -30,6 +30,7 @@ from hyperfit_course.training import training_precision
 TRIAL_TOKENS = 6  #: New tokens of a trial of decoding.
 READINGS = {"prediction": 2, "sampling": 8, "damage": 24}
 """How often a part reads all held-out texts; searches for a temperature or a factor read them several times."""
+WRITES = ("writing", "sampling", "order", "bias", *CHANGES, "damage", "batch")  #: Parts that decode.
 BIAS_READINGS = 7  #: Readings of texts that the static biases are made from.
 
 
@@ -87,7 +88,7 @@ def planned(config: StudyConfig, units: Units, depth: int) -> pd.DataFrame:
     rows = []
     for part, arm in tasks_of(config):
         trained = units.weights if arm.config and arm.rank is None else 0
-        writes = part in ("writing", "sampling", "order", "bias", "damage", "batch")
+        writes = part in WRITES
         peak = (units.peak_writing if writes else units.peak_reading) + trained
         if part == "training":
             peak = units.peak_step[kind_of(arm)]
@@ -104,21 +105,26 @@ def seconds_of(part: str, arm: StudyArm, config: StudyConfig, units: Units, dept
     def writing(count: int) -> float:
         return NEW_TOKENS * units.token(count)
 
-    likelihood = prompts * units.read
+    written_once = writing(prompts) + prompts * units.read  # and read once, for its likelihood
     if part == "training":
         assert arm.config
         steps = arm.config.epochs * math.ceil(train / arm.config.batch_size)
         reading = (2 * train + 2 * validation) * units.read
         return 2 * units.load + steps * units.step[kind_of(arm)] + reading + writing(1)
     seconds = {
-        "writing": writing(prompts) + likelihood,
+        "writing": written_once,
         "prediction": readings,
         "geometry": units.geometry,
         "layers": units.geometry * (depth + 1) / 3,
         "sampling": 2 * writing(SAMPLES * prompts) + readings,
         "order": 6 * writing(SHAPED_SAMPLES * prompts),
-        "bias": sum(map(len, ALPHAS.values())) * (writing(prompts) + likelihood) + BIAS_READINGS * train * units.read,
-        "damage": writing(prompts) + likelihood + readings + units.geometry,
+        "bias": sum(map(len, ALPHAS.values())) * written_once + BIAS_READINGS * train * units.read,
+        "penalty": written_once,
+        "blocking": written_once,
+        "spectrum": 2 * written_once + 2 * validation * units.read,
+        "switching": 2 * written_once,
+        "patching": writing(prompts) + written_once,  # two models write it together
+        "damage": written_once + readings + units.geometry,
         "batch": writing(TOGETHER) + TOGETHER * writing(1),
     }
     return units.load + seconds[part] if part in ("writing", "bias") else seconds[part]

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from hyperfit_course.artifacts import atomic_path
+from hyperfit_course.study.config import CHANGES, PART_NAMES
 from hyperfit_course.study.pictures import pictures
 from hyperfit_course.study.recording import Row
 from hyperfit_course.study.records import provenance
@@ -19,6 +20,13 @@ from hyperfit_course.study.verdicts import claims
 
 FORM = 1  #: Of study.json; data/study.schema.json describes it.
 FAILED = "failed"  #: Name of the value of a row that says why there is no measurement.
+_CHANGED = {
+    "way": "what is changed",
+    "ttr": "TTR",
+    "bigram_repetition": "bigram repetition",
+    "recited": "recited share",
+    "base_likelihood": "log-probability under the base model (nats a token)",
+}
 COLUMNS = {
     "training": {
         "epochs": "epochs",
@@ -62,6 +70,7 @@ COLUMNS = {
     },
     "order": {"order": "order of the tokens", "shape": "shape", "ttr": "TTR", "bigram_repetition": "bigram repetition"},
     "bias": {"bias": "bias", "alpha": "strength", "ttr": "TTR", "bigram_repetition": "bigram repetition"},
+    **dict.fromkeys(CHANGES, _CHANGED),
     "damage": {"factor": "factor", "kl_from_base": "divergence (nats)", "ttr": "TTR", "recited": "recited share"},
     "batch": {"ttr_together": "TTR, prompts together", "ttr_alone": "TTR, one by one"},
 }
@@ -117,7 +126,9 @@ def rendered(data: dict[str, Any]) -> str:
         study=data,
         done=done,
         open=[part for part in data["parts"] if part["state"] != "finished"],
-        tables=tables(data["rows"]),
+        tables=[table for table in tables(data["rows"]) if table["part"] not in CHANGES],
+        changes=[table for table in tables(data["rows"]) if table["part"] in CHANGES],
+        says=PART_NAMES,
         pictures=pictures(data["rows"]),
         texts=_texts(data["rows"]),
         number=_number,

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from hyperfit_course.artifacts import CacheError, atomic_path, disk_errors, sha256_tensor
 from hyperfit_course.models import fingerprint
 from hyperfit_course.sources import code_behind
-from hyperfit_course.study.arms import base_model, held_out
-from hyperfit_course.study.battery import PARTS, StudyArm, arms_of, forget, subject_of, tasks_of, tokenizer_of
+from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
+from hyperfit_course.study.battery import PARTS, StudyArm, arms_of, forget, subject_of, tasks_of
 from hyperfit_course.study.config import StudyConfig, StudyError
 from hyperfit_course.study.meter import Meter
 from hyperfit_course.study.recording import Row, Task, record

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
@@ -16,7 +16,7 @@ from hyperfit_course.frozen import frozen_prefix
 from hyperfit_course.losses import has_plain_head, next_token_loss
 from hyperfit_course.models import begin_token, context_length
 from hyperfit_course.stream import stream_states
-from hyperfit_course.study.config import PART_NAMES, StudyError
+from hyperfit_course.study.config import CHANGES, PART_NAMES, StudyError
 
 CLOSE = 1e-3  #: Relative error that rounding may make in float32.
 STEPS = 16  #: Tokens that are decoded for the check.
@@ -35,8 +35,8 @@ class Check:
 def checked(model: CausalLM, texts: Tensor) -> list[Check]:
     """All checks of a base model on a few texts, shape (n, length), n at least 2."""
     texts = texts[:2]
-    everything, geometry = tuple(PART_NAMES), ("geometry", "layers")
-    text_parts = ("writing", "sampling", "order", "bias", "damage", "batch")
+    everything, geometry = tuple(PART_NAMES), ("geometry", "layers", "spectrum")
+    text_parts = ("writing", "sampling", "order", "bias", *CHANGES, "damage", "batch")
     wanted: list[tuple[str, Callable[[CausalLM, Tensor], float], str, tuple[str, ...]]] = [
         ("causal", _looks_ahead, "a later token changes no earlier prediction", everything),
         ("loss", _loss_error, "the loss in chunks is that of all logits", everything),
@@ -152,3 +152,18 @@ def check_subject(model: CausalLM, tokenizer: Any, texts: Tensor) -> None:
         )
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise StudyError(f"Weights of {name} are nan or inf: the file is damaged, or it is another precision's.")
+
+
+def check_adapters(model: CausalLM) -> None:
+    """Raise a StudyError where adapters would miss a part of the blocks: the experts of a mixture, in one tensor."""
+    parts = [module for block in blocks_of(model) for module in block.modules()]
+    experts = [part for part in parts if not isinstance(part, nn.Conv1d) and _stacked(part)]
+    if experts:
+        raise StudyError(
+            f"{type(model).__name__} keeps its experts in one tensor ({type(experts[0]).__name__}), which gets no "
+            "adapter here, and PEFT adapts the routers of all blocks or of none: train all its weights, --arms full."
+        )
+
+
+def _stacked(module: nn.Module) -> bool:
+    return any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))

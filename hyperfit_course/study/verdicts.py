@@ -1,8 +1,8 @@
 """Does it hold for this model? The course's predictions, tested with the rows of a study.
 
 Statements, effects and thresholds are those of ``results/predictions.json``: they were written down for the course's
-model, before anybody measured another one. The unit is the training seed, as in the course. With one seed there is a
-number and no verdict.
+model, before anybody measured another one. Numbers of its blocks become parts of the network. The unit is the training
+seed, as in the course. With one seed there is a number and no verdict.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 
 from hyperfit_course.sources import PACKAGE
+from hyperfit_course.study.changes import BASE_SPECTRUM, END_OFF, MIDDLE_OFF, OWN_SPECTRUM
 from hyperfit_course.study.claims import Prediction, predictions, verdict_of
 from hyperfit_course.study.recording import Row
 from hyperfit_course.study.statistics import t_interval
 
 ONE_SEED, NOT_MEASURED = "one seed: no verdict", "not measured"
 FULL, LAST, MIDDLE, FIRST, ALL = "hyperfitted", "last 5", "middle 5", "first 5", "all blocks"
+TURNED = f"{MIDDLE}, random directions"
 
 
 def values(rows: Sequence[Row], part: str, arm: str, column: str, **where: Any) -> pd.Series:
@@ -102,6 +104,24 @@ def _last_block(rows: Sequence[Row]) -> pd.Series:
     return pd.Series(np.log(after / before), dtype=float)
 
 
+def _gained(rows: Sequence[Row], part: str = "writing", arm: str = FULL, **where: Any) -> pd.Series:
+    """How much more diverse than the base model's greedy text the text of a part is."""
+    return values(rows, part, arm, "ttr", **where) - _base(rows, "writing", "ttr")
+
+
+def _kept(rows: Sequence[Row], way: str) -> pd.Series:
+    """Share of the gain of adapters on all blocks that is left when some are off."""
+    return _gained(rows, "switching", ALL, way=way) / _gained(rows, arm=ALL)
+
+
+def _spectrum(rows: Sequence[Row]) -> pd.Series:
+    """The smaller of two effects: what is lost without the spectrum, and what the base model gains with it."""
+    half = _gained(rows) / 2
+    lost = half - _gained(rows, "spectrum", way=BASE_SPECTRUM)
+    given = _gained(rows, "spectrum", way=OWN_SPECTRUM) - half
+    return pd.concat([lost, given], axis=1).min(axis=1, skipna=False)
+
+
 _BASE, _TUNED = "base", "hyperfitted"
 TESTS: dict[str, Test] = {
     "hyperfit-ttr": _gain("writing", "ttr"),
@@ -131,8 +151,23 @@ TESTS: dict[str, Test] = {
     "late-stage-vs-full": _between(LAST, ALL, 0.039),
     "late-stage-vs-first-five": _between(LAST, FIRST),
     "late-stage-vs-middle-five": _between(LAST, MIDDLE),
+    "damage-does-less": lambda rows: values(rows, "writing", MIDDLE, "ttr") - values(rows, "damage", TURNED, "ttr"),
+    "memory-blocked-ttr": lambda rows: _gained(rows, "blocking") - _gained(rows) / 2,
+    "control-repetition-penalty": lambda rows: _base(rows, "penalty", "ttr") - values(rows, "writing", FULL, "ttr"),
+    "cause-switch-off": lambda rows: _kept(rows, END_OFF) - _kept(rows, MIDDLE_OFF),
+    "cause-spectrum": _spectrum,
+    "cause-rotated-damage": lambda rows: _gained(rows, "damage", TURNED) - _gained(rows, arm=MIDDLE) / 2,
+    "cause-patch": lambda rows: _gained(rows, arm=MIDDLE) / 2 - _gained(rows, "patching", MIDDLE),
 }
 """What tests a prediction: one value a seed, the effect in its direction."""
+AT_ANY_DEPTH = {
+    "blocks 10 to 19": "the middle third of the blocks",
+    "blocks 25 to 29": "the last sixth",
+    "10-19": "the middle third",
+    "25-29": "the last sixth",
+    "after block 17": "after the last trained block",
+}
+"""What the predictions name by numbers, of a network of 30 blocks, in words that hold for others."""
 
 
 def claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -150,8 +185,8 @@ def _claim(prediction: Prediction, course: dict[str, Any] | None, rows: Sequence
     measured = "" if effects.empty else f"{effects.mean():+.3f}" if estimate is None else str(estimate)
     return {
         "id": prediction.id,
-        "claim": prediction.claim,
-        "effect": prediction.effect,
+        "claim": _at_any_depth(prediction.claim),
+        "effect": _at_any_depth(prediction.effect),
         "threshold": prediction.threshold,
         "paper": prediction.paper,
         "course": course and {"measured": course["measured"], "verdict": course["verdict"]},
@@ -160,6 +195,12 @@ def _claim(prediction: Prediction, course: dict[str, Any] | None, rows: Sequence
         "estimate": estimate and estimate._asdict(),
         "verdict": verdict,
     }
+
+
+def _at_any_depth(text: str) -> str:
+    for numbers, words in AT_ANY_DEPTH.items():
+        text = text.replace(numbers, words)
+    return text
 
 
 def _of_course() -> dict[str, dict[str, Any]]:
