@@ -39,6 +39,7 @@ from hyperfit_course.models import ModelError
 from hyperfit_course.study import battery, plan, run
 from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import Part, arms_of, forget, tasks_of
+from hyperfit_course.study.changes import BASE_SPECTRUM, END_OFF, MIDDLE_OFF, OWN_SPECTRUM
 from hyperfit_course.study.config import CHANGES, Names, Numbers, StudyConfig, StudyError
 from hyperfit_course.study.plan import Units
 from hyperfit_course.study.recording import Row
@@ -373,6 +374,35 @@ def test_claims_are_the_effects_of_the_rows_by_seed() -> None:
     assert found["learned-bias-fails"]["values"] == {"0": pytest.approx(0.15 - 0.1)}
     assert found["hyperfit-bigram"]["verdict"] == "not measured"
     assert "estimate" in found["rank-deep-tail"]
+
+
+def test_changes_are_judged_against_the_gain_that_they_leave() -> None:
+    def row(part: str, arm: str, ttr: float, **more: Any) -> Row:
+        return {"part": part, "arm": arm, "seed": 0, "ttr": ttr, **more}
+
+    rows = [row("writing", arm, ttr) for arm, ttr in (("base", 0.2), ("hyperfitted", 0.6), ("all blocks", 0.7))]
+    rows += [row("writing", "middle 5", 0.5), row("damage", "middle 5, random directions", 0.3)]
+    rows += [row("penalty", "base", 0.55), row("blocking", "hyperfitted", 0.5), row("patching", "middle 5", 0.25)]
+    rows += [row("switching", "all blocks", 0.3, way=MIDDLE_OFF), row("switching", "all blocks", 0.65, way=END_OFF)]
+    rows += [row("spectrum", "hyperfitted", 0.3, way=BASE_SPECTRUM)]
+    found = {claim["id"]: claim for claim in claims(rows)}
+    expected = {
+        "memory-blocked-ttr": 0.3 - 0.2,
+        "control-repetition-penalty": 0.55 - 0.6,
+        "damage-does-less": 0.5 - 0.3,
+        "cause-rotated-damage": 0.1 - 0.15,
+        "cause-patch": 0.15 - 0.05,
+        "cause-switch-off": 0.45 / 0.5 - 0.1 / 0.5,
+    }
+    assert {name: found[name]["values"] for name in expected} == {
+        name: {"0": pytest.approx(value)} for name, value in expected.items()
+    }
+    assert found["cause-spectrum"]["verdict"] == "not measured", "one of its two halves is missing"
+    rows += [row("spectrum", "hyperfitted", 0.25, way=OWN_SPECTRUM)]
+    found = {claim["id"]: claim for claim in claims(rows)}
+    assert found["cause-spectrum"]["values"] == {"0": pytest.approx(min(0.2 - 0.1, 0.05 - 0.2))}
+    assert "the middle third of the blocks" in found["cause-switch-off"]["claim"]
+    assert not any(character.isdigit() for character in found["cause-patch"]["claim"].replace("H2", ""))
 
 
 def test_plan_counts_steps_tokens_and_readings(saved: str) -> None:
