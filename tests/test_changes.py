@@ -113,11 +113,16 @@ def test_adapters_that_are_off_do_not_write(trained: Callable[[Arm], Any], monke
     assert torch.equal(on, continue_prompts(trained(EVERYWHERE), prompts()))
 
 
-def test_penalty_is_on_the_base_model_and_counts_the_prompt() -> None:
+def test_penalty_is_on_the_base_model_and_counts_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        changes, "PENALTY", 1e6
+    )  # what stood there once never comes again while there is something else
     (row,) = penalty_rows(Arm(subject=SMALL))
     free = continue_prompts(base_model(SMALL), prompts())
-    assert not torch.equal(torch.tensor(row[TEXTS]), free)
-    assert row["ttr"] > sum(len(text.unique()) for text in free) / free.numel()
+    assert all(len(text.unique()) < 10 for text in free), "it would not loop without"
+    for prompt, text in zip(prompts(), torch.tensor(row[TEXTS]), strict=True):
+        assert len(text[:30].unique()) == 30
+        assert not set(text[:30].tolist()) & set(prompt.tolist())
 
 
 def test_text_that_the_model_would_write_is_blocked_when_it_stands_in_the_training_text(

@@ -25,6 +25,8 @@ def rows_of(part: str, arm: str) -> list[dict[str, Any]]:
     if part == "writing":
         texts = {"prompt_texts": ["Once & <b>upon</b>"], "written": ["a time " * 40]}
         return [row | texts | {"ttr": (0.9, 0.25, 0.6)[number], "ttr_of_prompts": [0.2, 0.3]}]
+    if part == "penalty":
+        return [row | {"way": "repetition penalty 1.2", "ttr": 0.7}]
     values = {"value": [1.0, 2.0, 3.0], "low": [0.9, 1.8, 2.7], "high": [1.1, 2.2, 3.3]}
     return [row | values | {"measure": "participation ratio"}]
 
@@ -32,7 +34,8 @@ def rows_of(part: str, arm: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def report(tmp_path: Path) -> str:
     """The address of a report: three arms, three parts, one of which failed and one of which is not there."""
-    parts = [
+    parts = [("penalty", "base")]
+    parts += [
         (part, arm) for arm in ARMS for part in ("training", "writing", "layers") if part != "training" or arm != "base"
     ]
     named = [{"file": f"{part}_{arm}", "name": part, "arm": arm, "seed": 0} for part, arm in parts]
@@ -90,6 +93,9 @@ def test_report_says_what_is_missing_and_why_and_shows_what_models_wrote(report:
     assert page.locator("img").count() == 3
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100)")
     assert faults == []
+    changed = page.locator("#changes ~ div table", has=page.locator("caption", has_text="penalty"))
+    assert changed.locator("tbody td").all_text_contents()[:4] == ["base", "0", "repetition penalty 1.2", "0.700"]
+    assert page.locator("#changes ~ p", has_text="greedy text of the base model under a repetition").count() == 1
 
 
 def test_tables_are_sorted_by_number_with_the_keyboard(report: str, page: Page) -> None:
