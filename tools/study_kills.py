@@ -53,7 +53,7 @@ def compare(folder: Path, kills: int, moments: random.Random) -> int:
     number = hit = 0
     while True:
         process = start(folder, f"study{number}")
-        process.join(None if hit == kills else moments.uniform(SHORTEST, lasts / 2))
+        process.join(None if hit == kills else moments.uniform(SHORTEST, lasts))
         if process.is_alive():
             process.kill()
             process.join()
