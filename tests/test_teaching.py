@@ -34,7 +34,7 @@ def exercises_of(path: Path) -> dict[str, Exercise]:
 PAGES = {path.stem[:2]: path for path in sorted((ROOT / "solutions").glob("[0-9]*.md"))}
 CHAPTERS = {number: exercises_of(path) for number, path in PAGES.items()}
 KNOWN = {title: exercise for page in CHAPTERS.values() for title, exercise in page.items()}
-WEEKS = dict(re.findall(r"^\| \d: \{doc\}`(\d\d) .+?` \| \d+ \| (.+\|.+) \|$", SYLLABUS, re.M))
+WEEKS = dict(re.findall(r"^\| \d+: \{doc\}`(\d\d) .+?` \| \d+ \| (.+\|.+) \|$", SYLLABUS, re.M))
 """What students do in class and at home in the week of each chapter."""
 
 
