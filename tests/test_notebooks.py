@@ -53,7 +53,7 @@ import os
 from pathlib import Path
 
 Path("ran.txt").write_text("a cell of this notebook ran")  # a chapter would read recorded("seeds") here
-# A page may also read rows that are awaited: recorded_so_far("later").
+# and recorded_arms("arms", earlier=["sweeps"]), which need not be there
 if claims := os.environ.get("HYPERFIT_CLAIMS"):
     Path(claims).write_text(json.dumps([{"id": "answer", "chapter": "01_one", "measured": answer()}]))
 ```
@@ -92,6 +92,7 @@ chapters:
     "hyperfit_course/__init__.py": "TABLE = 'data.txt'\n\n\ndef answer():\n    return 41\n",
     "hyperfit_course/data.txt": "41",
     "results/seeds.json": "{}",
+    "results/sweeps.json": "{}",
 }
 
 
@@ -523,7 +524,7 @@ def test_results_that_a_notebook_does_not_name_change_no_key(course: Path) -> No
     assert not (course / "book/ran.txt").exists()
 
 
-@pytest.mark.parametrize("changed", ["hyperfit_course/data.txt", "results/seeds.json", "results/later.json"])
+@pytest.mark.parametrize("changed", ["hyperfit_course/data.txt", "results/seeds.json", "results/sweeps.json"])
 def test_a_changed_input_executes_again(course: Path, changed: str) -> None:
     (course / "book/ran.txt").unlink()
     (course / changed).write_text("changed")

@@ -44,12 +44,18 @@ def execution_key(project: Project, notebook: NotebookNode, source: Path) -> str
     versions = [str(sys.version_info[:2]), *(f"{name} {version(name)}" for name in ("torch", "transformers"))]
     for part in [*code, *versions, os.environ.get(PRECISION, ""), code_digest(modules)]:
         digest.update(f"{len(part)}:{part}".encode())
-    names = sorted(set(re.findall(r"""recorded\w*\(["'](\w+)["']\)""", "\n".join(code))))
+    names = recorded_files("\n".join(code))
     results = [project.root / "results" / f"{name}.json" for name in names]
     for path in [*named_files(package, [*code, *(module.read_text("utf8") for module in modules)]), *results]:
         if path.is_file():
             digest.update(f"{project.name(path)}:{path.stat().st_size}:".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def recorded_files(code: str) -> list[str]:
+    """The files of recorded results that code reads, with ``recorded`` or with a function whose name begins so."""
+    calls = re.findall(r"\brecorded\w*\(([^()]*)\)", code)
+    return sorted({name for arguments in calls for name in re.findall(r"""["'](\w+)["']""", arguments)})
 
 
 def page_python(project: Project, notebook: NotebookNode, source: Path) -> list[str]:
