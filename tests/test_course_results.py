@@ -36,7 +36,6 @@ RESULTS = ROOT / "results"
 
 # Recorded before all arms were measured in one form; the chapters leave them one by one.
 EARLIER = {
-    "hyperfit_arms",
     "late_stage_arms",
     "equal_loss_arms",
     "late_stage_sweeps",

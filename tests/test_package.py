@@ -45,7 +45,7 @@ def test_the_wheel_alone_gives_tales_style_and_recorded_results(wheel: Path, tmp
         "from hyperfit_course import __file__, corpora, plots; "
         "from hyperfit_course.study import records; "
         f"assert __file__.startswith({str(tmp_path)!r}), __file__; "
-        "print(len(corpora.load_corpus('tales')['train']), len(records.recorded('hyperfit_arms')))"
+        "print(len(corpora.load_corpus('tales')['train']), len(records.recorded('full_arms')))"
     )
     command = [sys.executable, "-c", program]
     output = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
