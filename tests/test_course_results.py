@@ -61,15 +61,6 @@ WAITING = {
     "cause-copy-score",
     "cause-loop-persistence",
     "cause-patch",
-    "labels-chance-beaten",
-    "labels-chance-lost",
-    "labels-chance-near-gold",
-    "labels-good-teacher",
-    "labels-company-worse",
-    "labels-rule-copied",
-    "labels-gold-harmless",
-    "labels-stop-needs-gold",
-    "labels-price",
 }
 
 
