@@ -54,12 +54,20 @@ class Bad:
 
 STUDY = [
     Bad("no such command", "hyperfit stody", r"invalid choice: 'stody'"),
-    Bad("a word for a number", "hyperfit study --epochs many", r'"epochs".*Expected.*int'),
-    Bad("an unknown preset", "hyperfit study --preset large", r"(?s)preset.*quick.*standard.*paper"),
-    Bad("no such configuration", "hyperfit study --config here/none.yaml", r"(?s)none\.yaml"),
-    Bad("a misspelt option in a file", "hyperfit study --config here/misspelt.yaml", r"sedes"),
+    Bad("a word for a number", "hyperfit study --epochs many", "--epochs has to be a whole number, not many"),
+    Bad(
+        "an unknown preset",
+        "hyperfit study --preset large",
+        "--preset has to be one of quick, standard, paper, not large",
+    ),
+    Bad(
+        "no such configuration",
+        "hyperfit study --config here/none.yaml",
+        r"no file .*none\.yaml.*: check the path behind --config",
+    ),
+    Bad("a misspelt option in a file", "hyperfit study --config here/misspelt.yaml", "does not accept option 'sedes'"),
     Bad("a file that is no text", "hyperfit study --config here/binary.txt", "no text in UTF-8 .*: save it as UTF-8"),
-    Bad("words for seeds", "hyperfit study --seeds one", "expected whole numbers, such as 0,1,2"),
+    Bad("words for seeds", "hyperfit study --seeds one", "--seeds has to be whole numbers, such as 0,1,2, not one"),
     Bad("one seed twice", "hyperfit study --seeds 1,1", "--seeds '1,1' .* names one twice: name each once"),
     Bad("an arm without a number", "hyperfit study --arms last", r"no arm 'last': write full, all, .*last5"),
     Bad("blocks backwards", "hyperfit study --arms blocks7-3", r"no arm 'blocks7-3': write full"),
@@ -67,7 +75,7 @@ STUDY = [
     Bad("texts too short to measure", "hyperfit study --length 32", "--length has to be at least 64, not 32"),
     Bad("no epoch", "hyperfit study --epochs 0", "--epochs has to be at least 1, not 0"),
     Bad(
-        "a rate that is no number", "hyperfit study --learning_rate nan", "--learning_rate has to be positive, not nan"
+        "a rate that is no number", "hyperfit study --learning_rate nan", "--learning_rate has to be a number, not nan"
     ),
     Bad(
         "a batch of more than all texts",
@@ -128,7 +136,7 @@ COMMANDS = [
         "is there already: name another with --out, or remove",
     ),
     Bad("a place in no folder", "hyperfit train --out here/none/x", "no folder .*none to put x into: make it first"),
-    Bad("no place", "hyperfit train --corpus tales", "out"),
+    Bad("no place", "hyperfit train --corpus tales", "This command needs out: see its example with --help"),
     Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be positive, and --temperature at least 0"),
     Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature at least 0"),
     Bad("a study and a model", "hyperfit compare here/study some/model", "compare like with like"),
@@ -144,7 +152,11 @@ COMMANDS = [
         "hyperfit export x --to peft --out here/y",
         "is no adapter, .*: choose --to safetensors or",
     ),
-    Bad("an unknown form", "hyperfit export x --to onnx --out here/y", r"(?s)onnx.*peft.*safetensors.*gguf"),
+    Bad(
+        "an unknown form",
+        "hyperfit export x --to onnx --out here/y",
+        "--to has to be one of peft, safetensors, gguf, not onnx",
+    ),
     Bad("a kind without pruning", "hyperfit cache list --kind models", "--kind goes with prune only"),
     Bad(
         "nothing to prune", "hyperfit cache prune --kind x", "Nothing of the kind x is kept: see 'hyperfit cache list'"

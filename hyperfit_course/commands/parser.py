@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from hyperfit_course.commands import options as known
+from hyperfit_course.commands.complaints import in_plain_words
 from hyperfit_course.study.config import PART_NAMES, Names, Numbers, StudyConfig
 
 LISTS = {
@@ -23,6 +24,13 @@ POSITIONAL |= {"grade": ("submissions",)}
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the lines of examples."""
+
+
+class _Parser(ArgumentParser):
+    """Complains in sentences."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        super().error(in_plain_words(message), ex)
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ def build(commands: dict[str, Command]) -> ArgumentParser:
     """The parser of some commands."""
     for kind, wanted in LISTS.items():
         _register(kind, wanted)
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="hyperfit",
         description="Tools of the Hyperfitting course: study, train and compare models, and grade exercises.",
         epilog="Each command has an example: hyperfit COMMAND --help",
@@ -65,7 +73,7 @@ def _register(kind: type, wanted: str) -> None:
 
 def _subparser(name: str, command: Command) -> ArgumentParser:
     text = "\n\n".join(part for part in (f"{command.what[0].upper()}{command.what[1:]}.", command.notes) if part)
-    parser = ArgumentParser(description=text, epilog=f"Example:\n  {command.example}", formatter_class=_Help)
+    parser = _Parser(description=text, epilog=f"Example:\n  {command.example}", formatter_class=_Help)
     parser.add_argument(
         "--config", action="config", help="a YAML file with these options; those given here win over it"
     )
