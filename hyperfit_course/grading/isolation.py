@@ -98,11 +98,9 @@ def readable() -> list[Path]:
     """Folders of Python, of its packages and of the course that lie in no other one and not in the system's."""
     python = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
     packages = {path for path in sys.path if Path(path).name in _PACKAGES and Path(path).is_dir()}
+    system = Path("/usr")
     found = {Path(path) for path in python | packages} | {PACKAGE}
-    inside = {
-        path for path in found for other in found | {Path("/usr")} if other in path.parents or path == Path("/usr")
-    }
-    return sorted(found - inside)
+    return sorted(path for path in found - {system} if not {system, *found} & set(path.parents))
 
 
 def environment(home: str) -> dict[str, str]:
