@@ -18,8 +18,10 @@ import sys
 
 from hyperfit_course.sources import PACKAGE
 
-_REFUSED = ("fork", "vfork", "execve", "execveat", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
-_REFUSED += ("ptrace", "process_vm_writev", "io_uring_setup", "socket")
+_REFUSED = (
+    *("fork", "vfork", "execve", "execveat", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"),
+    *("ptrace", "process_vm_writev", "io_uring_setup", "socket"),
+)
 _NUMBERS = {  # from the tables of the kernel: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
     "x86_64": {
         **{"fork": 57, "vfork": 58, "clone": 56, "clone3": 435, "execve": 59, "execveat": 322, "kill": 62},
