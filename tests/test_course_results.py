@@ -61,12 +61,6 @@ WAITING = {
     "cause-copy-score",
     "cause-loop-persistence",
     "cause-patch",
-    "law-majority",
-    "law-converse",
-    "law-ot-right",
-    "law-ot-above",
-    "law-predicts",
-    "law-patience",
     "law-bridge-ttr",
 }
 
