@@ -66,7 +66,9 @@ class Bypasses(nn.Module):
     def around(self, model: PreTrainedModel, block: int) -> Iterator[None]:
         """Let the MLP of a block be bypassed, in batches of as many rows as there are bypasses."""
         mlp = blocks_of(model)[block].mlp
-        handle = mlp.register_forward_hook(lambda module, inputs, output: output + self(inputs[0]))
+        handle = mlp.register_forward_hook(  # type: ignore[union-attr]  # torch types parts of modules loosely
+            lambda module, inputs, output: output + self(inputs[0])
+        )
         try:
             yield
         finally:
@@ -176,9 +178,11 @@ def memorise(
         if step == steps:
             break
         (loss * threshold_weights(loss, threshold)).sum().backward()
-        length = sum(each.grad.square().sum((1, 2), keepdim=True) for each in trained if each.grad is not None).sqrt()
+        length = sum(  # type: ignore[union-attr]  # torch's types do not know that backward() leaves gradients
+            each.grad.square().sum((1, 2), keepdim=True) for each in trained if each.grad is not None
+        ).sqrt()
         for each in trained:
-            each.grad /= length.clamp(min=1)
+            each.grad /= length.clamp(min=1)  # type: ignore[arg-type, operator]
         optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         optimizer.step()
         optimizer.zero_grad()
