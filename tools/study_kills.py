@@ -74,7 +74,8 @@ def save_model(folder: Path) -> None:
     raw = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), len(tokenizer) - 1)
+    ends: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), len(tokenizer) - 1)
+    sizes: dict[str, Any]
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(folder)
@@ -95,6 +96,7 @@ def run(folder: Path, name: str) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
+    sizes: dict[str, Any]
     sizes = {"train_texts": 4, "validation_texts": 2, "prompts": 2, "epochs": 2, "lora_epochs": 2, "rank": 2}
     arms, parts = Names(["full", "first2"]), Names(PARTS)
     config = StudyConfig(str(folder / "model"), arms=arms, parts=parts, lora_learning_rate=0.05, **sizes)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import html
 import io
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -83,7 +85,8 @@ def picture(found: pd.DataFrame) -> str:
 
 def forest(axes: Axes, rows: pd.DataFrame, label: str) -> None:
     """One panel: a dot and its interval over seeds for each study; a hollow dot where there is one seed."""
-    for place, row in enumerate(rows.itertuples()):
+    values: Iterable[Any] = rows.itertuples()
+    for place, row in enumerate(values):
         colour = VERDICTS.get(str(row.verdict), ONE_SEED)
         axes.plot([row.low, row.high], [place, place], "-", color=colour)
         filled = "none" if pd.isna(row.low) else colour
@@ -96,10 +99,11 @@ def forest(axes: Axes, rows: pd.DataFrame, label: str) -> None:
 
 def described(found: pd.DataFrame) -> str:
     """The plot in words."""
+    rows: Iterable[Any] = found.itertuples()
     parts = [
         f"{COMPARED[row.id]}, {row.study}: {row.mean:+.2f}"
         + ("" if pd.isna(row.low) else f" [{row.low:+.2f}, {row.high:+.2f}]")
         + f", {row.verdict}"
-        for row in found.itertuples()
+        for row in rows
     ]
     return "Effects by statement and study. " + "; ".join(parts) + "."
