@@ -81,6 +81,8 @@ READ = sorted(
 )
 TASKS = course_results.tasks() | evidence_results.tasks()
 RECORDED = [name for name in TASKS if (RESULTS / f"{name}.json").exists()]
+# Pages read these as far as they are there: chapter 06, and the registered reports 07 to 09.
+AWAITED = {*MODELS, *evidence_results.tasks()}
 
 
 def configurations(rows: list[Row]) -> list[Any]:
@@ -96,7 +98,7 @@ def in_order(some: list[Any], of_all: list[Any]) -> bool:
 
 
 def test_what_a_chapter_reads_is_recorded() -> None:
-    assert {*READ} - EARLIER - {"benchmarks", "predictions", *MODELS} <= {*RECORDED}
+    assert {*READ} - EARLIER - {"benchmarks", "predictions"} - AWAITED <= {*RECORDED}
 
 
 def test_what_a_chapter_awaits_will_be_recorded_with_as_many_models_as_it_says() -> None:
@@ -342,7 +344,7 @@ def test_docstring_names_every_file(script: Any) -> None:
 
 
 def test_recorded_numbers_say_where_they_come_from() -> None:
-    for name in ({*READ} - {*MODELS}) | {*RECORDED, "benchmarks"}:
+    for name in ({*READ} - AWAITED) | {*RECORDED, "benchmarks"}:
         for row in load(name)["rows"]:
             assert {"date", "machine", "python", "torch", "transformers"} <= row["made"].keys()
 
