@@ -106,6 +106,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(text)
     shutil.copy(ROOT / "_config.yml", root)
     replace(root / "_config.yml", Project(ROOT).repository, "your-org/hyperfit-course")
+    replace(root / "_config.yml", "    model_rows: book/_ext\n", "")  # which needs the library of the real course
     for folder in ("book/_ext", "book/_extra", "book/_static"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     with pytest.MonkeyPatch.context() as patch:

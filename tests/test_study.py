@@ -170,7 +170,8 @@ def test_all_parts_of_a_study_fit_the_schema(saved: str, tmp_path: Path) -> None
     schema = json.loads((files("hyperfit_course") / "data" / "study.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(data, schema)
     assert {row["part"] for row in data["rows"]} == set(battery.PARTS)
-    assert {row["arm"] for row in data["rows"] if row["part"] == "damage"} == {"last 2, random directions"}
+    turned = {f"{name}, random directions" for name in ("all blocks", "last 2", "middle 1")}
+    assert {row["arm"] for row in data["rows"] if row["part"] == "damage"} == turned
     judged = {claim["id"]: claim for claim in data["claims"]}
     assert judged["hyperfit-ttr"]["estimate"]["n"] == 2
     assert judged["learned-bias-fails"]["verdict"] != "not measured"
