@@ -22,6 +22,7 @@ from hyperfit_course.study.comparisons import (
     own_words,
     progress,
     recorded_arms,
+    recorded_so_far,
     whole_seeds,
 )
 from hyperfit_course.study.recording import Row
@@ -62,6 +63,14 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 # What is there so far
+
+
+def test_a_page_may_read_a_file_before_anything_is_in_it(files: Callable[..., None]) -> None:
+    files(windows=[row("blocks 5-9", 0, 0.4)])
+    assert recorded_so_far("windows")["ttr"].tolist() == [0.4]
+    nothing = recorded_so_far("rates")
+    assert nothing.empty
+    assert nothing[(nothing["arm"] == "last 5") & (nothing["prompts"] == "tales")].set_index("seed").empty
 
 
 def test_rows_are_those_of_one_corpus_of_prompts_in_the_order_of_the_files(files: Callable[..., None]) -> None:

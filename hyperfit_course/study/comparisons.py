@@ -26,6 +26,8 @@ MODELS = {
     "last_blocks": 21,
 }
 """How many models each file of arms holds when all of it is recorded."""
+CHOSEN_BY = ("configuration", "arm", "way", "seed", "prompts", "trained_on", "epochs")
+"""Columns that pages choose rows by."""
 RANK = 12
 """Of adapters that an arm's name does not tell."""
 OWN_WORDS = 0.1
@@ -52,6 +54,15 @@ def recorded_arms(*files: str, prompts: str = "tales", earlier: Sequence[str] = 
     if not rows:
         raise ValueError(f"No model is recorded in {', '.join(files)}: run 'make results' in a checkout of the course.")
     return pd.DataFrame(rows)
+
+
+def recorded_so_far(name: str) -> pd.DataFrame:
+    """The rows of ``results/<name>.json`` as far as they are recorded.
+
+    A file that is not there yet is a table without rows, with the columns of :data:`CHOSEN_BY`.
+    """
+    rows = _so_far(name)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*CHOSEN_BY])
 
 
 def _so_far(name: str) -> list[Row]:
