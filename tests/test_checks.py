@@ -201,7 +201,7 @@ def test_exercises_are_those_of_all_pages_in_their_order() -> None:
     assert list(checks.exercises()) == pages == sorted(pages)
     assert list(checks.exercises()["chapter_05"]) == [
         "participation_ratio",
-        "participation_ratio_by_traces",
+        "pr_by_traces",
         "outlier_dimensions",
     ]
 

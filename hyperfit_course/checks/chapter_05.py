@@ -105,7 +105,7 @@ def _without_decompositions() -> Iterator[None]:
     points=2,
     notice="Time both of your functions on a covariance of 576 dimensions. Which is faster, and by how much?",
 )
-def participation_ratio_by_traces(answer: Answer) -> None:
+def pr_by_traces(answer: Answer) -> None:
     """Whether a function gives the participation ratio of a covariance matrix without its eigenvalues."""
     generator = torch.Generator().manual_seed(5)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q

@@ -149,7 +149,7 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (pr_standardised, "as they are"),
         (pr_one_mean_for_all, "each dimension by its own mean"),
     ],
-    "participation_ratio_by_traces": [
+    "pr_by_traces": [
         (traces_of_diagonal, "the squares of the diagonal are not enough"),
         (traces_of_all, "the sum of the diagonal only"),
         (traces_by_eigenvalues, "find the two sums without them"),
@@ -169,6 +169,6 @@ WRONG: dict[str, list[tuple[Callable[..., Any], str]]] = {
 
 RIGHT: dict[str, Callable[..., Any]] = {
     "participation_ratio": pr_by_svd,
-    "participation_ratio_by_traces": traces_by_product,
+    "pr_by_traces": traces_by_product,
     "outlier_dimensions": outliers_by_loop,
 }
