@@ -46,7 +46,6 @@ WAITING = {
     "late-stage-best-rate",
     "depth-plateau",
     "whole-blocks-same-order",
-    "damage-does-less",
     "memory-copied-share",
     "memory-blocked-ttr",
     "order-top1-change",
