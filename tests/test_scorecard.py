@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = json.loads((ROOT / "results/claims.json").read_text(encoding="utf-8"))
+PREDICTED = json.loads((ROOT / "results/predictions.json").read_text(encoding="utf-8"))["rows"]
 
 
 def row(mean: float, low: float, high: float, threshold: float | None, verdict: str = "holds") -> dict[str, Any]:
@@ -39,10 +40,22 @@ def test_page_shows_every_claim_and_every_verdict(html: Path) -> None:
         assert found == sum(claim["verdict"] == name for claim in CLAIMS), name
 
 
-def test_text_of_the_page_has_a_table_for_every_page_with_claims() -> None:
+def test_page_names_what_is_not_decided_yet(html: Path) -> None:
+    page = (html / "book/scorecard.html").read_text(encoding="utf-8")
+    named = re.findall(r"<li><p><code[^>]*><span class=\"pre\">([\w-]+)</span></code>:", page)
+    assert set(named) == {row["id"] for row in PREDICTED} - {row["id"] for row in CLAIMS}
+
+
+def test_text_of_the_page_has_a_table_for_every_page_with_statements() -> None:
     text = (ROOT / "book/scorecard.md").read_text(encoding="utf-8")
     tables = re.findall(r"^```\{claims-table\} (.+)$", text, re.MULTILINE)
-    assert sorted(tables) == sorted({row["chapter"] for row in CLAIMS}), "book/scorecard.md: the claims-table of a page"
+    assert sorted(tables) == sorted({row["chapter"] for row in PREDICTED}), "scorecard.md: the claims-table of a page"
+
+
+def test_a_statement_without_a_verdict_stands_in_a_list_and_in_no_table() -> None:
+    assert scorecard.table([]) == []
+    assert scorecard.awaited([]) == []
+    assert scorecard.awaited([row(0.3, 0.2, 0.4, 0.1)])[-1] == "- `a`: One | two."
 
 
 def test_counts_add_up_without_the_labs() -> None:

@@ -102,7 +102,7 @@ def deck(site: Site, source: Path, folder: Path, just_executed: bool) -> Iterato
             if "no-slide" not in tags:
                 shown += [write_figure(cell, data, folder, source) for data in images(cell)]
                 shown += [f"```{{raw}} html\n{html}\n```" for html in samples(cell) + frames(cell)]
-            shown += [claims(recorded, cell)] if "claims" in tags else []
+            shown += claims(recorded, cell) if "claims" in tags else []
             continue
         for part in re.split(r"^(?=##? )", cell.source, flags=re.M):
             if part.startswith("#"):
@@ -139,8 +139,11 @@ def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> s
     return f"![{alt}]({path.name})"
 
 
-def claims(path: Path, cell: NotebookNode) -> str:
-    """A table of the recorded claims whose ids a cell prints, each on a line with what became of it, in its order."""
+def claims(path: Path, cell: NotebookNode) -> list[str]:
+    """A table of the recorded claims whose ids a cell prints, each on a line with what became of it, in its order.
+
+    None if it prints none: a registered report has no claims before its rows.
+    """
     recorded = {claim["id"]: claim for claim in json.loads(path.read_text("utf8"))}
     printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
     lines = ["| claim | paper | here | verdict |", "| --- | --- | --- | --- |"]
@@ -148,7 +151,7 @@ def claims(path: Path, cell: NotebookNode) -> str:
         if name not in recorded:
             raise PipelineError(f"{path} has no claim {name!r}, which a notebook prints: run `make notebooks`")
         lines.append("| {claim} | {paper} | {measured} | {verdict} |".format(**recorded[name]))
-    return "\n".join(lines)
+    return ["\n".join(lines)] if printed else []
 
 
 def section(title: str, prose: str, outputs: list[str]) -> Iterator[str]:

@@ -43,8 +43,13 @@ class FromClaims(SphinxDirective):
         for name in ("claims.json", "predictions.json"):
             self.env.note_dependency(str(results / name))
         claims = {row["id"]: row for row in json.loads((results / "claims.json").read_text("utf8"))}
-        predicted = json.loads((results / "predictions.json").read_text("utf8"))["rows"]
-        return [claims[row["id"]] for row in predicted if row["id"] in claims]
+        return [claims[row["id"]] for row in self.predicted() if row["id"] in claims]
+
+    def predicted(self) -> list[Row]:
+        """All statements, decided or not."""
+        path = Path(self.env.srcdir) / "results" / "predictions.json"
+        rows: list[Row] = json.loads(path.read_text("utf8"))["rows"]
+        return rows
 
     def parsed(self, markdown: list[str]) -> list[nodes.Node]:
         """Nodes of some Markdown."""
@@ -65,11 +70,13 @@ class ClaimsTable(FromClaims):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """A row a statement."""
-        rows = [row for row in self.claims() if row["chapter"] == self.arguments[0]]
-        if not rows:
-            raise self.error(f"No claim of {self.arguments[0]} is recorded in results/claims.json.")
-        return self.parsed(table(rows))
+        """A row a statement that is decided; the others stand below."""
+        predicted = [row for row in self.predicted() if row["chapter"] == self.arguments[0]]
+        if not predicted:
+            raise self.error(f"No statement of {self.arguments[0]} is in results/predictions.json.")
+        claims = {row["id"]: row for row in self.claims()}
+        decided = [claims[row["id"]] for row in predicted if row["id"] in claims]
+        return self.parsed([*table(decided), "", *awaited([row for row in predicted if row["id"] not in claims])])
 
 
 class ClaimsPlot(FromClaims):
@@ -101,8 +108,20 @@ def chapters(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(row["chapter"] for row in rows))
 
 
+def awaited(rows: list[Row]) -> list[str]:
+    """A Markdown list of some statements that have no verdict yet."""
+    return ["Awaited, since not all of their rows are recorded:", "", *map(undecided, rows)] if rows else []
+
+
+def undecided(row: Row) -> str:
+    """A statement without a verdict."""
+    return f"- `{row['id']}`: {row['claim']}"
+
+
 def table(rows: list[Row]) -> list[str]:
-    """A Markdown table of some statements."""
+    """A Markdown table of some statements; nothing for none."""
+    if not rows:
+        return []
     lines = ["| statement | verdict | paper | here | what differs |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         cells = [

@@ -24,8 +24,28 @@ MODELS = {
     "damage": 3,
     "whole_blocks": 6,
     "last_blocks": 21,
+    "copying": 40,
+    "rotated": 10,
+    "spectra": 5,
+    "switched": 5,
+    "blocked": 5,
+    "chance": 5,
+    "stopped": 6,
+    "fresh": 3,
+    "decodings": 5,
+    "domains": 10,
+    "patched": 9,
+    "orders": 3,
+    "amounts": 8,
+    "unsure": 3,
+    "epochs": 20,
+    "headless": 2,
+    "long": 4,
 }
-"""How many models each file of arms holds when all of it is recorded."""
+"""How many models each file that pages await holds when all of it is recorded.
+
+A base model that is decoded or changed in another way counts as one.
+"""
 CHOSEN_BY = ("configuration", "arm", "way", "seed", "prompts", "trained_on", "epochs")
 """Columns that pages choose rows by."""
 RANK = 12
