@@ -18,27 +18,15 @@ from hyperfit_course.study.recording import Row, Task
 
 TEMPLATE = "The film was {}. In short, the review is"
 ANSWERS = (" positive", " negative")
-GOOD = [
-    "great",
-    "good",
-    "wonderful",
-    "excellent",
-    "beautiful",
-    "amazing",
-    "brilliant",
-    "perfect",
-    "fantastic",
-    "superb",
-    "lovely",
-    "nice",
-]
-BAD = ["terrible", "bad", "awful", "horrible", "boring", "poor", "weak", "dull", "ugly", "dreadful", "stupid", "sad"]
+GOOD = ["great", "good", "wonderful", "excellent", "amazing", "perfect", "lovely", "nice"]
+BAD = ["terrible", "bad", "awful", "horrible", "boring", "poor", "dull", "sad"]
 HELD_OUT = 4  #: Of each kind, the last ones: no step is made for them.
 WANTED = 1.0  #: Nats: by how much a step shall raise the log-odds of the first answer.
 SMALL = 0.1  #: Nats: the same for the step of which the parts are added.
 STEERED = (9, 19, 27)  #: Blocks after which a direction is added.
 LARGEST = 3  #: Dimensions that are left out of the second cosine.
 DRAWS = 200
+TRIES = 20
 
 
 class Prompts(NamedTuple):
@@ -127,16 +115,20 @@ def stepped(model: PreTrainedModel, direction: Sequence[Tensor], size: float) ->
 
 @torch.no_grad()
 def step_size(model: PreTrainedModel, prompts: Prompts, direction: Sequence[Tensor], wanted: float) -> float:
-    """The length of a step that raises the mean log-odds by so many nats, up to a tenth, found by trying."""
+    """The length of a step that raises the mean log-odds by so many nats, up to a tenth, found by trying.
+
+    Raises:
+        ValueError: none is found.
+    """
     slope = sum(each.square().sum().item() for each in direction)
     size, before = wanted / slope, log_odds(model, prompts).mean()
-    for _ in range(6):
+    for _ in range(TRIES):
         with stepped(model, direction, size):
             change = (log_odds(model, prompts).mean() - before).item()
         if abs(change - wanted) <= 0.1 * wanted:
-            break
+            return size
         size *= min(2.0, max(0.5, wanted / change)) if change > 0 else 0.5
-    return size
+    raise ValueError(f"No step along this gradient raises the log-odds by {wanted} nats: ask for less.")
 
 
 @contextlib.contextmanager
