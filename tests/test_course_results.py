@@ -61,6 +61,13 @@ WAITING = {
     "cause-loop-persistence",
     "cause-patch",
     "law-bridge-ttr",
+    "rl-one-copy-exact",
+    "rl-one-copy-bytes",
+    "rl-reward-rises",
+    "rl-greedy-ttr",
+    "rl-hacks",
+    "rl-penalty",
+    "rl-or-hyperfitting",
 }
 
 
