@@ -76,7 +76,7 @@ def _hold(copies: int) -> list[int]:
     held, models = [Meter.held()], []
     for _ in range(copies):
         models.append(load_model()[0])
-        sum(float(each.sum()) for each in models[-1].parameters())  # touches every page
+        sum(float(each.detach().sum()) for each in models[-1].parameters())  # touches every page
         held.append(Meter.held())
     return held
 
@@ -135,7 +135,7 @@ def log_probabilities(model: PeftModel, rollout: Rollout, temperature: float) ->
     ids = torch.cat([rollout.prompts, rollout.texts[:, :-1]], dim=1).to(model.device)
     with rollout.trunk.replayed(torch.arange(len(ids))):
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=rollout.texts.shape[1]).logits
-    end = unwrapped(model).generation_config.eos_token_id  # type: ignore[union-attr]  # models that write have one
+    end = unwrapped(model).generation_config.eos_token_id
     if end is not None:
         logits = logits.index_fill(-1, torch.atleast_1d(torch.tensor(end, device=logits.device)), -torch.inf)
     chosen = rollout.texts.to(logits.device).unsqueeze(-1)
@@ -219,9 +219,9 @@ def train(
         index, waiting = waiting[: settings.prompts], waiting[settings.prompts :]
         rollout = write(model, prompts[index], settings, seed=1000 * seed + step)
         logp = log_probabilities(model, rollout, settings.temperature)
-        logp_ref, rewards = reference_log_probabilities(model, rollout, settings.temperature), reward(rollout.texts)
-        grouped = (each.unflatten(0, (settings.prompts, settings.group)) for each in (logp, logp_ref, rewards.to(logp)))
-        loss = rloo_loss(*grouped, settings.beta)
+        logp_ref = reference_log_probabilities(model, rollout, settings.temperature)
+        rewards, shape = reward(rollout.texts).to(logp), (settings.prompts, settings.group)
+        loss = rloo_loss(logp.unflatten(0, shape), logp_ref.unflatten(0, shape), rewards.view(shape), settings.beta)
         if not loss.isfinite():
             raise ValueError(f"The loss is no number after {step} steps: lower the rate of {settings.learning_rate}.")
         rows.append({"reward": rewards.mean().item(), "kl": (logp.detach() - logp_ref).mean().item()})
@@ -277,20 +277,22 @@ BETAS = (0.0, 0.02)
 
 
 def tasks() -> list[Task]:
-    """What is recorded."""
+    """What is recorded, the most wanted first."""
     common = {"model": EMBEDDED, "prompt_tokens": PROMPT_TOKENS, "prompts": PROMPTS}
     learned = {**common, "rank": RANK, "blocks": BLOCKS, "beginning": BEGINNING}
+    first, *others = [
+        Task(
+            f"beta {beta}, seed {seed}",
+            {**learned, "settings": asdict(Settings(beta=beta)), "seed": seed},
+            partial(run, Settings(beta=beta), seed),
+        )
+        for beta in BETAS
+        for seed in SEEDS
+    ]
     return [
-        *(
-            Task(
-                f"beta {beta}, seed {seed}",
-                {**learned, "settings": asdict(Settings(beta=beta)), "seed": seed},
-                partial(run, Settings(beta=beta), seed),
-            )
-            for seed in SEEDS
-            for beta in BETAS
-        ),
-        Task("repetition penalty", {**common, "penalty": PENALTY}, partial(untrained, "repetition penalty")),
-        Task("reference", {**common, "arm": "reference"}, partial(untrained, "reference")),
+        first,
         Task("memory", {"model": EMBEDDED, "arm": "memory"}, memory),
+        Task("reference", {**common, "arm": "reference"}, partial(untrained, "reference")),
+        Task("repetition penalty", {**common, "penalty": PENALTY}, partial(untrained, "repetition penalty")),
+        *others,
     ]
