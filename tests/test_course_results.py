@@ -61,8 +61,6 @@ WAITING = {
     "cause-loop-persistence",
     "cause-patch",
     "law-bridge-ttr",
-    "rl-one-copy-exact",
-    "rl-one-copy-bytes",
     "rl-reward-rises",
     "rl-greedy-ttr",
     "rl-hacks",
