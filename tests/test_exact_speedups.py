@@ -61,10 +61,16 @@ def small(blocks: int = 2, dtype: torch.dtype = torch.float64) -> PeftModel:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=dtype))
-    if dtype == torch.float64:  # the norms of transformers compute in float32 in every precision
+    if dtype == torch.float64:  # norms and loss of transformers compute in float32 in every precision
+        model.get_base_model().loss_function = mean_loss
         for norm in (module for module in model.modules() if isinstance(module, LlamaRMSNorm)):
             norm.forward = partial(functional.rms_norm, normalized_shape=(16,), weight=norm.weight, eps=1e-6)
     return model
+
+
+def mean_loss(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
+    """What the Trainer is to minimise, in the precision of the logits."""
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def texts(number: int = 3, length: int = 9) -> Tensor:

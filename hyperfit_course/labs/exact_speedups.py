@@ -171,13 +171,13 @@ class Loop:
 
     def loss(self, index: Tensor) -> Tensor:
         """Mean loss of the texts of these numbers, in nats a token."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._precision())
-            if self.prefix:
-                stack.enter_context(self.prefix.replayed(index))
-            if self.way.own:
-                stack.enter_context(own_backward(self.model))
-            return next_token_loss(self.model, self.texts[index], self.way.chunked)
+        replayed = self.prefix.replayed(index) if self.prefix else contextlib.nullcontext()
+        mlps = own_backward(self.model) if self.way.own else contextlib.nullcontext()
+        with self._precision(), replayed, mlps:
+            if self.way.chunked:
+                return next_token_loss(self.model, self.texts[index], plain_head=True)
+            logits = self.model(input_ids=self.texts[index], use_cache=False).logits[:, :-1]
+            return functional.cross_entropy(logits.flatten(0, 1), self.texts[index][:, 1:].flatten())
 
     def gradients(self, index: Tensor) -> Tensor:
         """All gradients in one row, before they are clipped. No step is taken."""
