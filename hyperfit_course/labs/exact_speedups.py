@@ -63,7 +63,7 @@ class AdaptedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, *maps: Tensor) -> Tensor:
-        gate, up, down = maps[:3], maps[3:6], maps[6:]
+        gate, up, down = zip(maps[::3], maps[1::3], maps[2::3], strict=True)
         e, g = adapted(x, *gate, scale), adapted(x, *up, scale)
         ctx.save_for_backward(x, e, g, *maps)
         ctx.scale = scale
@@ -73,7 +73,7 @@ class AdaptedMLP(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, e, g, *maps = ctx.saved_tensors
         x, e, g, dy = (each.flatten(0, -2) for each in (x, e, g, dy))
-        gate, up, down = maps[:3], maps[3:6], maps[6:]
+        gate, up, down = zip(maps[::3], maps[1::3], maps[2::3], strict=True)
         share = e.sigmoid()
         f = e * share
         dh, *of_down = lora_backward(f * g, dy, *down, ctx.scale)
@@ -91,7 +91,7 @@ def own_backward(model: PeftModel) -> Iterator[None]:
     Raises:
         ValueError: no MLP has adapters, or one is not a SwiGLU with plain adapters.
     """
-    mlps = [block.mlp for block in blocks_of(model) if hasattr(getattr(block.mlp, "down_proj", None), "lora_A")]
+    mlps: Any = [b.mlp for b in blocks_of(model) if hasattr(getattr(b.mlp, "down_proj", None), "lora_A")]
     if not mlps:
         raise ValueError("No MLP has adapters: put some on with late_stage_lora first.")
     for mlp, (scale, maps) in [(mlp, _maps_of(mlp)) for mlp in mlps]:
@@ -105,7 +105,7 @@ def own_backward(model: PeftModel) -> Iterator[None]:
 
 def _maps_of(mlp: Any) -> tuple[float, list[Tensor]]:
     """The scale of the adapters of an MLP, and weight, A and B of its three maps."""
-    layers = [getattr(mlp, f"{name}_proj", None) for name in ("gate", "up", "down")]
+    layers: list[Any] = [getattr(mlp, f"{name}_proj", None) for name in ("gate", "up", "down")]
     plain = all(
         [*getattr(each, "lora_A", ())] == ["default"]
         and each.base_layer.bias is None
@@ -210,7 +210,7 @@ def trainer_seconds(model: PeftModel, texts: Tensor) -> float:
     silent = {"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True}
     steps = {"max_steps": 2, "per_device_train_batch_size": len(texts), "lr_scheduler_type": "constant_with_warmup"}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, use_cpu=model.device.type == "cpu", **recipe, **steps, **silent)
+        arguments = TrainingArguments(folder, use_cpu=model.device.type == "cpu", **recipe, **steps, **silent)  # type: ignore[arg-type]
         rows = [{"input_ids": row, "labels": row} for row in texts]
         Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[timer]).train()
     return sum(seconds[-2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,10 @@ def step_flops(
     """
     if not 1 <= blocks <= len(blocks_of(model)) or rank < 1:
         raise ValueError(f"Give 1 to {len(blocks_of(model))} blocks and a positive rank, not {blocks} and {rank}.")
-    of_blocks = [linears_of(block) for block in blocks_of(model)]
-    trained = [(n, *layer.weight.T.shape, i == 0) for i, b in enumerate(of_blocks[-blocks:]) for n, layer in b.items()]  # type: ignore[union-attr, operator]
+    of_blocks: list[dict[str, Any]] = [linears_of(block) for block in blocks_of(model)]
+    trained = [(n, *layer.weight.T.shape, i == 0) for i, b in enumerate(of_blocks[-blocks:]) for n, layer in b.items()]
     run = of_blocks[-blocks:] if cached else of_blocks
-    forward = sum(layer.weight.numel() for block in run for layer in block.values())  # type: ignore[union-attr, operator]
+    forward = sum(layer.weight.numel() for block in run for layer in block.values())
     backward = 0
     for name, inputs, outputs, is_first in trained:
         forward += rank * (inputs + outputs)
