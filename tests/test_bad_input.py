@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,10 @@ from hyperfit_course.late_stage import choose_blocks, late_stage_lora
 from hyperfit_course.metrics import bootstrap_interval
 from hyperfit_course.models import load_model
 from hyperfit_course.reweighting import token_ranks
+from hyperfit_course.study.config import StudyConfig
+from hyperfit_course.study.locks import only_study
 from hyperfit_course.study.records import recorded
+from hyperfit_course.study.run import study
 from hyperfit_course.study.statistics import t_interval
 from hyperfit_course.temperature import predictive_entropy
 from hyperfit_course.training import HyperfitConfig, hyperfit
@@ -85,6 +89,27 @@ STUDY = [
     Bad("a newer configuration", "hyperfit study --form 2", "has form 2, .* knows 1: update the course, or write"),
     Bad("a file for a folder", "hyperfit study --out here/empty.txt", "is a file, .*: name another with --out"),
     Bad("a folder of other things", "hyperfit study --out here/mixed", "holds other files and no study: name another"),
+    Bad("no process", "hyperfit study --jobs 0", "--jobs is a number of processes, at least 1, and not 0"),
+    Bad(
+        "processes here and on a cluster",
+        "hyperfit study --jobs 2 --cluster tcp://127.0.0.1:1",
+        "--cluster for the workers of a cluster: choose one of them",
+    ),
+    Bad(
+        "a plan for a cluster",
+        "hyperfit study --plan --cluster tcp://127.0.0.1:1",
+        "--plan tries the machine that it runs on: run it on a machine of the cluster",
+    ),
+    Bad(
+        "a cluster without Dask",
+        lambda here: no_dask(here),
+        r"--cluster needs Dask: pip install .* On one machine --jobs",
+    ),
+    Bad(
+        "a folder that another study uses",
+        "hyperfit study --from here/busy",
+        "Another process runs a study in .*: wait",
+    ),
     Bad(
         "no study to compute again",
         "hyperfit study --from here/mixed",
@@ -289,6 +314,12 @@ def in_the_way(here: Path) -> None:
         cache_dir()
 
 
+def no_dask(here: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "distributed", None)
+        study(StudyConfig(), str(here / "none"), cluster="tcp://127.0.0.1:1")
+
+
 def train(frozen: bool = False, **settings: Any) -> None:
     model, rows = tiny_model(), torch.zeros(2, 64, dtype=torch.long)
     model.requires_grad_(not frozen)
@@ -315,6 +346,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "broken.gguf": b"GGUF and no more",
         "mixed/notes.txt": "mine",
         "bare/picture.png": b"\x89PNG",
+        "busy/about.json": "{}",
         "damaged/about.json": '{"parts": [',
         "study/study.json": json.dumps({"model": {"name": "a"}, "claims": []}),
         "halved/study.json": '{"model": {"na',
@@ -343,7 +375,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
     os.mkfifo(folder / "class" / "pipe.ipynb")
     (folder / "class" / "link.ipynb").symlink_to(folder / "mixed" / "notes.txt")
     (folder / "link" / "model.safetensors").symlink_to(folder / "mixed" / "notes.txt")
-    with FileLock(folder / ".taken.csv.lock"):
+    with FileLock(folder / ".taken.csv.lock"), only_study(folder / "busy"):
         yield folder
 
 

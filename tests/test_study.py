@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from hyperfit_course.models import ModelError
-from hyperfit_course.study import battery, plan, run
+from hyperfit_course.study import battery, one_arm, plan, run
 from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import Part, arms_of, forget, tasks_of
 from hyperfit_course.study.changes import BASE_SPECTRUM, END_OFF, MIDDLE_OFF, OWN_SPECTRUM
@@ -244,7 +244,7 @@ def test_interrupted_study_goes_on_and_ends_with_the_same_json(
     run.study(config, str(tmp_path / "undisturbed"))
     whole = without_times(data_of(tmp_path / "undisturbed"))
     out, tries = tmp_path / "study", 0
-    original = run._tried
+    original = one_arm._tried
 
     def every_third_is_interrupted(*given: Any) -> Any:
         nonlocal tries
@@ -253,7 +253,7 @@ def test_interrupted_study_goes_on_and_ends_with_the_same_json(
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(run, "_tried", every_third_is_interrupted)
+    monkeypatch.setattr(one_arm, "_tried", every_third_is_interrupted)
     for _ in whole["parts"]:
         forget()
         try:
@@ -275,9 +275,9 @@ def test_folder_of_another_study_is_refused_and_resume_keeps_what_fits(
     with pytest.raises(StudyError, match=r"another study \(it differs in seeds\).*--out.*--resume"):
         run.study(replace(config, seeds=Numbers([0, 1])), out)
     tried: list[str] = []
-    original = run._tried
+    original = one_arm._tried
     monkeypatch.setattr(
-        run, "_tried", lambda *given: (tried.append(f"{given[0]} {given[1].seed}"), original(*given))[1]
+        one_arm, "_tried", lambda *given: (tried.append(f"{given[0]} {given[1].seed}"), original(*given))[1]
     )
     assert run.study(replace(config, seeds=Numbers([0, 1])), out, resume=True) == 0
     assert tried == ["training 1", "writing 1", "prediction 1", "geometry 1"]

@@ -163,11 +163,37 @@ _RUN = (
         {"action": "store_true", "help": "go on in a folder of another study, and keep the rows that still fit"},
     ),
     (
+        "--jobs",
+        {
+            "type": int,
+            "default": 1,
+            "help": "processes of this machine that measure arms and seeds at the same time; each needs the memory of "
+            "one, and the threads of PyTorch are divided among them",
+        },
+    ),
+    (
+        "--cluster",
+        {
+            "type": str,
+            "metavar": "ADDRESS",
+            "help": "measure arms and seeds on the workers of the Dask scheduler at this address instead",
+        },
+    ),
+    (
         "--from",
         {"dest": "source", "type": str, "help": "compute metrics and report of a folder again, without a model"},
     ),
 )
 _PARTS = "parts, in the order in which they are measured:\n" + "\n".join(f"  {n:12}{w}" for n, w in PART_NAMES.items())
+_WORKERS = (
+    "Arms and seeds are measured one after the other, unless --jobs or --cluster says otherwise.\n"
+    "--jobs N: N processes of this machine. Each gets 1/N of PyTorch's threads, at least one. --jobs N --plan says\n"
+    "whether the memory suffices. With another number of threads sums are rounded differently, and texts may part.\n"
+    "--cluster ADDRESS: pip install 'hyperfit-course[cluster]' on all machines. Start 'dask scheduler' on one, and\n"
+    "'dask worker ADDRESS --nthreads 1 --nworkers N' on the others. A worker measures one arm at a time, and the\n"
+    "cores of a machine are divided among its workers. All need the same versions, and must find under the same\n"
+    "paths: the cache (HYPERFIT_CACHE in the environment names it here), the folder of --out, the model, the texts."
+)
 
 COMMANDS = {
     "study": Command(
@@ -176,7 +202,7 @@ COMMANDS = {
         "hyperfit study --model gpt2 --corpus my_stories.txt --out gpt2_study",
         _study,
         _RUN,
-        f"{_PARTS}\n\nA study that was stopped goes on when it is started again.",
+        f"{_PARTS}\n\nA study that was stopped goes on when it is started again.\n\n{_WORKERS}",
     ),
     "train": Command(
         known.Training,

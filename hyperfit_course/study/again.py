@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hyperfit_course.study.config import StudyError
+from hyperfit_course.study.locks import only_study
 from hyperfit_course.study.recording import Row, recorded_texts
 from hyperfit_course.study.records import save_results
 from hyperfit_course.study.report import write_report
@@ -21,16 +22,19 @@ def recompute(folder: Path) -> dict[str, Any]:
     Likelihoods, and all that a model says of other texts, stay as they are.
 
     Raises:
-        StudyError: the folder holds no study, or a damaged one.
+        StudyError: the folder holds no study, or a damaged one, or another process works on it.
     """
     if not (folder / "about.json").is_file():
         raise StudyError(f"The folder {folder} holds no study: name one that 'hyperfit study' made.")
     try:
-        for path in sorted((folder / "rows").glob("*.json")):
-            texts = recorded_texts(path.stem, folder / "rows")
-            rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-            save_results(path, [row | _of_texts(row, texts, folder) for row in rows])
-        return write_report(folder)
+        with only_study(folder):
+            for path in sorted((folder / "rows").glob("*.json")):
+                texts = recorded_texts(path.stem, folder / "rows")
+                rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+                save_results(path, [row | _of_texts(row, texts, folder) for row in rows])
+            return write_report(folder)
+    except StudyError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(
             f"A file in {folder} is damaged ({type(error).__name__}: {error}): run the study again with --resume, "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import math
+import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +27,7 @@ from hyperfit_course.study.config import CHANGES, StudyConfig
 from hyperfit_course.study.measures import SAMPLES, SHAPED_SAMPLES, shape_row
 from hyperfit_course.study.meter import Meter, free_memory
 from hyperfit_course.study.selfchecks import check_subject
+from hyperfit_course.study.workers import on_this_machine
 from hyperfit_course.temperature import predictive_entropy
 from hyperfit_course.training import training_precision
 
@@ -49,8 +53,12 @@ class Units:
     peak_step: dict[tuple[Any, ...], int]
 
 
-def print_plan(config: StudyConfig) -> int:
+def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     """Print what each part of a resolved study takes here.
+
+    Args:
+        jobs: processes that measure arms at the same time. The work is tried with the threads that each will have; that
+            they share the machine's memory bandwidth is not in the times.
 
     Returns:
         0 if it fits into memory and on the disk, 1 if not.
@@ -58,8 +66,10 @@ def print_plan(config: StudyConfig) -> int:
     subject = subject_of(config)
     model, texts = base_model(subject), held_out(config.corpus, subject)
     check_subject(model, tokenizer_of(subject), texts)
+    workers = on_this_machine(jobs, config)
     print("Trying a few seconds of each kind of work on this machine ...", flush=True)
-    units = measured_units(config)
+    with _threads(workers.threads[platform.node()]):
+        units = measured_units(config)
     table = planned(config, units, len(blocks_of(model)))
     shown = table.groupby(["part", "arm"], sort=False).agg(
         runs=("seconds", "size"),
@@ -68,19 +78,54 @@ def print_plan(config: StudyConfig) -> int:
     )
     print(shown.round({"minutes": 1, "gigabytes": 2}).to_string())
     disk = sum(units.weights for _ in arms_of(config)) / 1e9
-    total, most = table["seconds"].sum() / 60, table["bytes"].max()
-    print(f"\nIn all about {total:.0f} minutes, {most / 1e9:.1f} GB of memory at most, {disk:.1f} GB of disk at most.")
-    free, room = free_memory(model.device), shutil.disk_usage(cache_dir()).free / 1e9
-    held = torch.cuda.memory_allocated() if model.device.type == "cuda" else Meter.held()
-    problems = []
-    if free is not None and most > free + held:
-        worst = table[table["bytes"] > free + held]
-        names = ", ".join(sorted(set(worst["part"] + " of " + worst["arm"])))
-        problems.append(f"Memory: {(free + held) / 1e9:.1f} GB are free, which is too little for {names}.")
+    most, count = table["bytes"].max(), workers.count
+    of_arms = table.groupby(["arm", "seed"], sort=False)["seconds"].sum()
+    total, memory = lasts(of_arms.to_list(), count) / 60, f"{most / 1e9:.1f} GB"
+    if count > 1:
+        memory = f"{count * most / 1e9:.1f} GB ({count} jobs need {count} times the {memory} of one)"
+    print(f"\nIn all about {total:.0f} minutes, {memory} of memory at most, {disk:.1f} GB of disk at most.")
+    room = shutil.disk_usage(cache_dir()).free / 1e9
+    problems = _too_little_memory(table, model.device, count)
     if disk > room:
         problems.append(f"Disk: {room:.1f} GB are free at {cache_dir()}.")
     print(*(problems or ["It fits here."]), sep="\n")
     return 1 if problems else 0
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """That many threads of PyTorch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def lasts(seconds: Sequence[float], jobs: int) -> float:
+    """When the last of some arms is done: each is begun, in this order, by the first process that is free."""
+    free_at = [0.0] * jobs
+    for each in seconds:
+        heapq.heapreplace(free_at, free_at[0] + each)
+    return max(free_at)
+
+
+def _too_little_memory(table: pd.DataFrame, device: torch.device, jobs: int) -> list[str]:
+    """A sentence if some parts, or so many processes at once, need more memory than is free."""
+    free = free_memory(device)
+    if free is None:
+        return []
+    held = torch.cuda.memory_allocated() if device.type == "cuda" else Meter.held()
+    most = table["bytes"].max()
+    if most > free + held:
+        worst = table[table["bytes"] > free + held]
+        names = ", ".join(sorted(set(worst["part"] + " of " + worst["arm"])))
+        return [f"Memory: {(free + held) / 1e9:.1f} GB are free, which is too little for {names}."]
+    if jobs > 1 and jobs * most > free:  # what this process holds is not given to the others
+        fit = max(1, int(free // most))
+        return [f"Memory: {free / 1e9:.1f} GB are free, which is too little for {jobs} jobs: choose --jobs {fit}."]
+    return []
 
 
 def planned(config: StudyConfig, units: Units, depth: int) -> pd.DataFrame:

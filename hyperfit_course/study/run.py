@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import io
 import json
-import re
-import sys
-import time
-import traceback
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from hyperfit_course.artifacts import CacheError, atomic_path, disk_errors, sha256_tensor
+from hyperfit_course.artifacts import atomic_path, disk_errors, sha256_tensor
 from hyperfit_course.models import fingerprint
 from hyperfit_course.sources import code_behind
 from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
-from hyperfit_course.study.battery import PARTS, StudyArm, arms_of, forget, subject_of, tasks_of
+from hyperfit_course.study.battery import StudyArm, arms_of, subject_of, tasks_of
 from hyperfit_course.study.config import StudyConfig, StudyError
-from hyperfit_course.study.meter import Meter
-from hyperfit_course.study.recording import Row, Task, record
+from hyperfit_course.study.locks import STUDY_LOCK, only_study
+from hyperfit_course.study.one_arm import BEGUN, ROWS, Work, file_of, measure_arm, names_of
+from hyperfit_course.study.progress import Progress
 from hyperfit_course.study.report import FAILED, write_report
 from hyperfit_course.study.selfchecks import begin_rule, check_subject, checked
 from hyperfit_course.study.untrusted import check_source
+from hyperfit_course.study.workers import Told, Workers, check_options, on_this_machine
 
-ROWS = "rows"  #: Folder of a study with a file of rows for each finished part.
 ABOUT = "about.json"  #: What the study is of, the self-checks, and the list of its parts.
 
 
 def study(
-    config: StudyConfig, out: str = "study", plan: bool = False, resume: bool = False, source: str | None = None
+    config: StudyConfig,
+    out: str = "study",
+    plan: bool = False,
+    resume: bool = False,
+    source: str | None = None,
+    jobs: int = 1,
+    cluster: str | None = None,
 ) -> int:
     """Run a study, go on with one, or only plan it: what ``hyperfit study`` does.
 
@@ -44,6 +42,8 @@ def study(
         plan: say what it takes, and stop.
         resume: go on in a folder of another study; rows that fit are kept.
         source: the folder of a study whose metrics and report are computed again, without a model.
+        jobs: processes of this machine that measure arms at the same time.
+        cluster: the address of a Dask scheduler whose workers measure them instead.
 
     Returns:
         0 if every part was measured, 1 if one failed.
@@ -51,6 +51,7 @@ def study(
     Raises:
         StudyError: it cannot be run as asked.
     """
+    check_options(jobs, cluster, plan)
     if source is not None:
         from hyperfit_course.study.again import recompute
 
@@ -60,11 +61,21 @@ def study(
     if plan:
         from hyperfit_course.study.plan import print_plan
 
-        return print_plan(config)
+        return print_plan(config, jobs)
     folder = Path(out).expanduser()
-    about = _prepared(config, folder, resume)
-    _measure(config, folder, about)
-    return _ended(write_report(folder), folder)
+    with contextlib.ExitStack() as stack:
+        workers = on_this_machine(jobs, config)
+        if cluster is not None:
+            from hyperfit_course.study.cluster import cluster_workers
+
+            workers = stack.enter_context(cluster_workers(cluster, config, folder.absolute()))
+        about = _examined(config, folder, resume)
+        with disk_errors(folder):
+            (folder / ROWS).mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_study(folder))
+        _begin(config, folder, about, resume)
+        _measure(config, folder, about, workers)
+        return _ended(write_report(folder), folder)
 
 
 def _ended(data: dict[str, Any], folder: Path) -> int:
@@ -78,9 +89,12 @@ def _ended(data: dict[str, Any], folder: Path) -> int:
 # Before it runs
 
 
-def _prepared(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]:
-    """What the study is of, written to its folder, after the checks of model and texts."""
-    known = _known(folder, resume)
+def _examined(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]:
+    """What the study is of, after the checks of folder, model and texts; nothing is written."""
+    _known(folder, resume)
+    if (folder / STUDY_LOCK).exists():
+        with only_study(folder):  # or say at once that another process is at work
+            pass
     subject = subject_of(config)
     model, texts = base_model(subject), held_out(config.corpus, subject)
     tokenizer = tokenizer_of(subject)
@@ -91,16 +105,12 @@ def _prepared(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]
         "texts": sha256_tensor(texts),
         "code": code_behind("hyperfit_course.study.battery"),
     }
-    if known and known != identity and not resume:
-        raise StudyError(
-            f"The folder {folder} holds another study (it differs in {_difference(known, identity)}): name another "
-            "with --out, or go on in this one with --resume, which measures again what no longer fits."
-        )
+    _compare(identity, folder, resume)
     print("Self-checks of the measures on this model ...", flush=True)
     checks = checked(model, texts)
     for check in checks:
         print(f"  {'agrees ' if check.passed else 'DIFFERS'} {check.name}: {check.says}", flush=True)
-    about = {
+    return {
         "identity": identity,
         "model": {
             "name": subject.configuration()["model"],
@@ -113,14 +123,25 @@ def _prepared(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]
             "begin_rule": begin_rule(tokenizer),
         },
         "checks": [asdict(check) for check in checks],
-        "parts": [{"file": _file(part, arm), "name": part, **_arm_names(arm)} for part, arm in tasks_of(config)],
+        "parts": [{"file": file_of(part, arm), "name": part, **names_of(arm)} for part, arm in tasks_of(config)],
     }
-    with disk_errors(folder):
-        (folder / ROWS).mkdir(parents=True, exist_ok=True)
+
+
+def _begin(config: StudyConfig, folder: Path, about: dict[str, Any], resume: bool) -> None:
+    """Write what the study is of, unless another process has begun another study in the meantime."""
+    _compare(about["identity"], folder, resume)
     _write_json(folder / ABOUT, about)
     for arm in {arm.seed: arm for arm in arms_of(config)}.values():
         _write_json(folder / f"trained_on_seed{arm.seed}.json", arm.splits()["train"].tolist())
-    return about
+
+
+def _compare(identity: dict[str, Any], folder: Path, resume: bool) -> None:
+    known = _known(folder, resume)
+    if known and known != identity and not resume:
+        raise StudyError(
+            f"The folder {folder} holds another study (it differs in {_difference(known, identity)}): name another "
+            "with --out, or go on in this one with --resume, which measures again what no longer fits."
+        )
 
 
 def _known(folder: Path, resume: bool) -> dict[str, Any] | None:
@@ -131,7 +152,9 @@ def _known(folder: Path, resume: bool) -> dict[str, Any] | None:
         with contextlib.suppress(ValueError, KeyError):
             return json.loads((folder / ABOUT).read_text(encoding="utf-8"))["identity"]
         return None
-    if folder.exists() and any(folder.iterdir()) and not resume:
+    # A study that was killed before it wrote what it is of leaves hidden files and no rows.
+    mine = folder.exists() and [path for path in folder.iterdir() if path.name != ROWS and path.name[0] != "."]
+    if mine and not resume:
         raise StudyError(f"The folder {folder} holds other files and no study: name another with --out.")
     return None
 
@@ -152,88 +175,33 @@ def _write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _file(part: str, arm: StudyArm) -> str:
-    return re.sub(r"\W+", "_", f"{part} {arm.label} seed {arm.seed}")
-
-
-def _arm_names(arm: StudyArm) -> Row:
-    return {"arm": arm.label, "seed": arm.seed}
-
-
 # While it runs
 
 
-def _measure(config: StudyConfig, folder: Path, about: dict[str, Any]) -> None:
-    """Measure every part that is not there yet; what fails is a row with its reason."""
-    tasks, stopped = tasks_of(config), _stopped(about["checks"])
-    identity = about["identity"]
+def _measure(config: StudyConfig, folder: Path, about: dict[str, Any], workers: Workers) -> None:
+    """Measure every part that is not there yet, arm by arm."""
+    tasks = tasks_of(config)
+    parts_of: dict[StudyArm, list[str]] = {}
+    for part, arm in tasks:
+        parts_of.setdefault(arm, []).append(part)
     for old in (folder / ROWS).glob("*.json"):  # what failed is tried again, and what is no longer wanted goes
         rows = json.loads(old.read_text(encoding="utf-8"))["rows"]
-        if old.stem not in {_file(*task) for task in tasks} or any(FAILED in row for row in rows):
+        if old.stem not in {file_of(*task) for task in tasks} or any(FAILED in row for row in rows):
             old.unlink()
-    seconds: dict[str, list[float]] = {}
-    lost: dict[StudyArm, str] = {}
-    before: StudyArm | None = None
-    for number, (part, arm) in enumerate(tasks):
-        if arm != before:
-            forget()
-        before = arm
-        configuration = {"part": part, **arm.configuration(), **{k: identity[k] for k in ("weights", "texts", "code")}}
-        reason = lost.get(arm) or stopped.get(part)
-        left = _time_left([name for name, _ in tasks[number:]], seconds)
-        print(f"[{number + 1}/{len(tasks)}] {part}, {arm.label}, seed {arm.seed}{left}", flush=True)
-        measure = functools.partial(_rows, part, arm, reason, folder, lost, seconds)
-        with contextlib.redirect_stdout(io.StringIO()):  # this loop has said all that its tasks say
-            record(_file(part, arm), [Task(part, configuration, measure)], folder / ROWS)
-        write_report(folder)
-    forget()
+    for old in (folder / ROWS).glob(f".*{BEGUN}"):
+        old.unlink()
+    work = Work(folder.absolute(), about["identity"], _stopped(about["checks"]))
+    progress = Progress(tasks, workers.count)
+    own: Progress | None = progress
+    watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if workers.elsewhere:
+        print(workers.line(), flush=True)
+        own, watched = None, progress.watching(work.seconds_of)
+    with watched:
+        calls = [(work, arm, parts, own) for arm, parts in parts_of.items()]
+        workers.run(measure_arm, calls, Told.of(subject_of(config), about["identity"]))
 
 
 def _stopped(checks: list[dict[str, Any]]) -> dict[str, str]:
     """Parts that a failed check stops, and why."""
     return {part: f"The self-check {c['name']!r} failed: {c['says']}." for c in checks for part in c["stops"]}
-
-
-def _rows(
-    part: str,
-    arm: StudyArm,
-    reason: str | None,
-    folder: Path,
-    lost: dict[StudyArm, str],
-    seconds: dict[str, list[float]],
-) -> Iterator[Row]:
-    if reason:
-        yield {**_arm_names(arm), FAILED: reason}
-        return
-    with Meter(base_model(arm.subject).device) as meter:
-        rows, reason = _tried(part, arm, folder)
-    if reason and part == "training":
-        lost[arm] = f"the arm could not be trained: {reason}"
-    seconds.setdefault(part, []).append(meter.seconds)
-    cost = {"seconds": round(meter.seconds, 1), "peak_gigabytes": round(meter.peak / 1e9, 3)}
-    for row in [{**_arm_names(arm), FAILED: reason}] if reason else rows:
-        yield {"part": part, **row, "cost": cost}
-
-
-def _tried(part: str, arm: StudyArm, folder: Path) -> tuple[list[Row], str | None]:
-    """The rows of a part, or the reason why there are none; the disk's errors end the study."""
-    try:
-        return list(PARTS[part].measure(arm)), None
-    except CacheError:
-        raise
-    except Exception as error:  # out of memory, an unsupported architecture, a value that has no logarithm ...
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%F %T')} {part}, {arm.label}, seed {arm.seed}\n{traceback.format_exc()}\n")
-        line = (str(error).strip().splitlines() or [""])[0]
-        tqdm.write(f"  failed: {line}", file=sys.stderr)
-        kind = "" if type(error).__module__.startswith("hyperfit_course.") else f"{type(error).__name__}: "
-        return [], f"{kind}{line}"
-
-
-def _time_left(parts: list[str], seconds: dict[str, list[float]]) -> str:
-    """A guess from the parts that were measured in this run."""
-    known = {name: sum(values) / len(values) for name, values in seconds.items()}
-    if not known:
-        return ""
-    usual = sum(known.values()) / len(known)
-    return f" (about {sum(known.get(name, usual) for name in parts) / 60:.0f} minutes left)"

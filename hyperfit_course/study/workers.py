@@ -1,0 +1,166 @@
+"""Which processes measure the arms of a study? This one, several of this machine, or the workers of a Dask cluster.
+
+Arms and their seeds need nothing of one another, so joblib may hand them to any number of processes. All write into
+one folder and one cache. So a process that is killed takes nothing with it but the part that it was measuring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed, parallel_config
+
+from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir, sha256_tensor
+from hyperfit_course.models import fingerprint
+from hyperfit_course.study.arms import Subject, base_model, held_out, tokenizer_of
+from hyperfit_course.study.config import StudyConfig, StudyError
+
+PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
+IDLE = 10  #: Seconds after which a process of this machine that has nothing more to do ends.
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that measure arms, and how many threads PyTorch gets in each, by the name of its machine."""
+
+    count: int = 1
+    threads: Mapping[str, int] = field(default_factory=dict)
+    backend: Any = None  #: Of joblib, for a cluster; ``None`` for this machine.
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes than this one measure."""
+        return self.count > 1 or self.backend is not None
+
+    def line(self) -> str:
+        """What is said of them at the start."""
+        each = " or ".join(map(str, sorted(set(self.threads.values()))))
+        return f"{self.count} processes measure at the same time, with {each} thread(s) of PyTorch each."
+
+    def run(self, measure: Callable[..., None], calls: list[tuple[Any, ...]], told: Told) -> None:
+        """Call a function once for every arm, with the arguments of each, and wait until all are done.
+
+        Args:
+            measure: named in a module of the library, so that other processes find it.
+            told: what these processes have to know.
+
+        Raises:
+            StudyError: a process was killed, or is not fit to measure. What is finished is kept.
+        """
+        if not self.elsewhere:
+            for _ in Parallel(n_jobs=1, batch_size=1, return_as="generator")(delayed(measure)(*call) for call in calls):
+                pass
+            return
+        backend = {"backend": self.backend} if self.backend else {"backend": "loky", "idle_worker_timeout": IDLE}
+        with parallel_config(**backend), _killed():
+            parallel = Parallel(n_jobs=max(2, self.count), batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+            for _ in parallel(delayed(_called)(told, self.threads, measure, *call) for call in calls):
+                pass
+
+
+@contextlib.contextmanager
+def _killed() -> Iterator[None]:
+    """What joblib says of a killed process, as a sentence."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise StudyError(
+            "A process of the study was killed, often for want of memory: what is finished is kept, so start the same "
+            "command again, with fewer --jobs if memory was short."
+        ) from error
+
+
+def on_this_machine(jobs: int, config: StudyConfig) -> Workers:
+    """So many processes here, and no more than there are arms. The threads that PyTorch has here are divided."""
+    count = min(jobs, arm_count(config))
+    return Workers(count, {platform.node(): max(1, torch.get_num_threads() // count)})
+
+
+def arm_count(config: StudyConfig) -> int:
+    """How many models a resolved study measures: the base model, and every arm with every seed."""
+    return 1 + len(config.arms or ()) * len(config.seeds or ())
+
+
+def check_options(jobs: int, cluster: str | None, plan: bool = False) -> None:
+    """Complain of what contradicts itself, before anything is done.
+
+    Raises:
+        StudyError: there are such options.
+    """
+    if jobs < 1:
+        raise StudyError(f"--jobs is a number of processes, at least 1, and not {jobs}.")
+    if cluster is not None and jobs != 1:
+        raise StudyError(
+            "--jobs is for processes of this machine, and --cluster for the workers of a cluster: choose one of them."
+        )
+    if cluster is not None and plan:
+        raise StudyError(
+            "--plan tries the machine that it runs on: run it on a machine of the cluster, without --cluster."
+        )
+
+
+# In the other processes
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a process has to know before it measures: where the cache is, and what is studied."""
+
+    subject: Subject
+    corpus: str
+    weights: str  #: Hash of those of the model.
+    texts: str  #: Hash of the held-out ones.
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(cls, subject: Subject, identity: Mapping[str, Any]) -> Told:
+        """The same cache, precision, weights and texts as in this process."""
+        wanted = {CACHE_VARIABLE: str(cache_dir()), PRECISION_VARIABLE: os.environ.get(PRECISION_VARIABLE)}
+        environment = {name: value for name, value in wanted.items() if value is not None}
+        return cls(subject, identity["config"]["corpus"], identity["weights"], identity["texts"], environment)
+
+    def follow(self) -> None:
+        """Set this process up.
+
+        Raises:
+            StudyError: it cannot load what is studied, or finds something else.
+        """
+        os.environ |= self.environment
+        key = (self.weights, self.texts)
+        if key == _known.get(self.subject):
+            return
+        for kept in (base_model, held_out, tokenizer_of):  # a worker may outlive a study, and a model its files
+            kept.cache_clear()
+        try:
+            found = fingerprint(base_model(self.subject)), sha256_tensor(held_out(self.corpus, self.subject))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StudyError(f"A process on {platform.node()} cannot load what is studied: {error}") from error
+        if found != key:
+            raise StudyError(
+                f"A process on {platform.node()} finds another model or other texts under the same names: name model "
+                "and corpus by whole paths in a folder that all machines share, or remove the old copy there."
+            )
+        _known.clear()
+        _known[self.subject] = key
+
+
+_known: dict[Subject, tuple[str, str]] = {}  #: What is in this process's memory, and its hashes.
+
+
+def _called(told: Told, threads: Mapping[str, int], measure: Callable[..., None], *given: Any) -> None:
+    """Call a function in another process, in silence: lines of several would be mixed."""
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        torch.set_num_threads(threads.get(platform.node(), 1))
+        told.follow()
+        measure(*given)
