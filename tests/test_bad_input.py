@@ -6,6 +6,7 @@ its sentence has to say. The rows of a command end with the status 2, and those 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -315,6 +316,7 @@ def in_the_way(here: Path) -> None:
 
 
 def no_dask(here: Path) -> None:
+    importlib.import_module("joblib._dask")  # it keeps for ever whether it has found Dask
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "distributed", None)
         study(StudyConfig(), str(here / "none"), cluster="tcp://127.0.0.1:1")

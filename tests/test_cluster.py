@@ -26,8 +26,10 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed: 
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Any]:
     """Two processes with a thread each, which are started again when they are killed."""
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
-        yield started
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")  # so that each computes with one thread, as the test itself does
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
+            yield started
 
 
 @contextlib.contextmanager

@@ -59,14 +59,17 @@ def marked(folder: Path) -> Iterator[Path]:
     Raises:
         StudyError: the folder has no locks that processes can share.
     """
-    lock = _acquired(folder / f".hyperfit-{uuid.uuid4().hex}")
+    path = folder / f".hyperfit-{uuid.uuid4().hex}"
     try:
-        if isinstance(lock, SoftFileLock):  # a file that a killed process leaves behind, and nobody may remove
-            raise _no_locks(folder, "the system offers no locks there")
-        yield Path(lock.lock_file)
+        lock = _acquired(path)
+        try:
+            if isinstance(lock, SoftFileLock):  # a file that a killed process leaves behind, and nobody may remove
+                raise _no_locks(folder, "the system offers no locks there")
+            yield path
+        finally:
+            lock.release()
     finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _acquired(path: Path) -> FileLock:

@@ -60,7 +60,9 @@ class Workers:
             return
         backend = {"backend": self.backend} if self.backend else {"backend": "loky", "idle_worker_timeout": IDLE}
         with parallel_config(**backend), _killed():
-            parallel = Parallel(n_jobs=max(2, self.count), batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+            parallel = Parallel(
+                n_jobs=max(2, self.count), batch_size=1, pre_dispatch="all", return_as="generator_unordered"
+            )
             for _ in parallel(delayed(_called)(told, self.threads, measure, *call) for call in calls):
                 pass
 
