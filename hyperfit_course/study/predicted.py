@@ -11,6 +11,7 @@ between GPUs. So times of small models and of several GPUs are lower bounds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -126,21 +127,20 @@ def predictions() -> pd.DataFrame:
     """A row for each model and machine: what a study with the quick preset would take there, predicted.
 
     Returns:
-        ``model``, ``parameters``, ``machine``, and for each trained arm its ``minutes`` of training and the
-        ``gigabytes`` at their peak, named ``full, minutes`` and so on; ``fits`` names the arms whose training fits into
-        the machine's memory; ``study, minutes`` is that of all parts.
+        ``model``, ``parameters``, ``machine``, and for each trained arm the ``gigabytes`` at the peak of its training
+        and the ``seconds`` of it, named ``full, seconds`` and so on; ``study, minutes`` is that of all parts. Times are
+        NaN where the machine's memory does not suffice.
     """
     config = StudyConfig().resolved()
     found = []
     for shape in SHAPES:
         for machine in MACHINES:
-            units = predicted_units(shape, machine, config)
-            table = planned(config, units, shape.blocks)
+            table = planned(config, predicted_units(shape, machine, config), shape.blocks)
             row = {"model": shape.name, "parameters": shape.parameters(), "machine": machine.name}
             training = table[table["part"] == "training"]  # the preset has one seed
-            fits = []
             for name, (_, each) in zip(config.arms or (), training.iterrows(), strict=True):
-                row |= {f"{name}, minutes": each["seconds"] / 60, f"{name}, gigabytes": each["bytes"] / 1e9}
-                fits += [name] if each["bytes"] <= machine.memory else []
-            found.append({**row, "fits": ", ".join(fits) or "none", "study, minutes": table["seconds"].sum() / 60})
+                seconds = each["seconds"] if each["bytes"] <= machine.memory else math.nan
+                row |= {f"{name}, gigabytes": each["bytes"] / 1e9, f"{name}, seconds": seconds}
+            fits = table["bytes"].max() <= machine.memory
+            found.append({**row, "study, minutes": table["seconds"].sum() / 60 if fits else math.nan})
     return pd.DataFrame(found)
