@@ -45,7 +45,6 @@ EARLIER = {
 WAITING = {
     "late-stage-best-rate",
     "depth-plateau",
-    "whole-blocks-same-order",
     "memory-copied-share",
     "memory-blocked-ttr",
     "order-top1-change",
@@ -64,11 +63,6 @@ WAITING = {
     "speedups-first-gradient",
     "speedups-drift",
     "speedups-bfloat16",
-    "rl-reward-rises",
-    "rl-greedy-ttr",
-    "rl-hacks",
-    "rl-penalty",
-    "rl-or-hyperfitting",
 }
 
 
