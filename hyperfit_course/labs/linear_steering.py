@@ -103,7 +103,7 @@ def gradient(model: PreTrainedModel, prompts: Prompts) -> list[Tensor]:
 @contextlib.contextmanager
 def stepped(model: PreTrainedModel, direction: Sequence[Tensor], size: float) -> Iterator[None]:
     """The model with ``size`` times a direction added to the weights of its blocks, which come back exactly."""
-    weights = list(blocks_of(model).parameters())
+    weights: list[Tensor] = list(blocks_of(model).parameters())
     kept = [each.detach().clone() for each in weights]
     with torch.no_grad():
         torch._foreach_add_(weights, list(direction), alpha=size)

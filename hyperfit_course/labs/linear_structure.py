@@ -242,6 +242,7 @@ def run(seed: int) -> Iterator[Row]:
     config = replace(RUN, seed=seed)
     arm = Arm(config, rank=RANK, count=COUNT, place=PLACE)
     model, splits = arm.untrained(), {name: texts[:, :LENGTH] for name, texts in arm.splits().items()}
+    assert isinstance(model, PeftModel), "the arm has adapters"
     learning = Learning(model, splits["train"][:TEXTS])
     start = learning.weights
     batches = torch.arange(TEXTS).split(config.batch_size)
