@@ -60,9 +60,6 @@ WAITING = {
     "cause-loop-persistence",
     "cause-patch",
     "law-bridge-ttr",
-    "speedups-first-gradient",
-    "speedups-drift",
-    "speedups-bfloat16",
 }
 
 
