@@ -157,7 +157,7 @@ def test_a_page_without_claims_yet_has_no_table_of_them(course: Project) -> None
     notebook = read(source.with_suffix(".ipynb"))
     for cell in notebook.cells:
         if "claims" in cell.metadata.get("tags", []):
-            cell.outputs = []
+            cell.outputs[0].text = "no statement has a verdict yet\n"
     write(notebook, source.with_suffix(".ipynb"))
     slides.write_sources(course, course.root / "decks", just_executed=False)
     assert "| verdict |" not in (course.root / "decks" / "stories.md").read_text("utf8")
