@@ -97,7 +97,14 @@ def test_command_line_wins_over_the_file_and_both_over_the_preset(told: SimpleNa
     assert (config.seeds, config.epochs, config.arms) == ((3, 4), 5, ("full", "last2"))
     assert (config.learning_rate, config.lora_learning_rate) == (1e-4, 1e-3)
     assert config.prompts == 30
-    assert told.more == {"out": "study", "plan": True, "resume": False, "source": None}
+    assert told.more == {
+        "out": "study",
+        "plan": True,
+        "resume": False,
+        "jobs": 1,
+        "cluster": None,
+        "source": None,
+    }
 
 
 def test_printed_configuration_can_be_read_again(

@@ -392,5 +392,6 @@ def test_claims_are_those_that_the_committed_notebooks_show() -> None:
         for cell in nbformat.read(path, as_version=4).cells:
             if "record_claims(claims)" in cell.source:
                 text = "".join(output.text for output in cell.outputs)
-                shown |= dict(line.split(": ") for line in text.strip().splitlines())
+                # A report whose rows are not there yet prints a sentence instead.
+                shown |= dict(line.split(": ") for line in text.splitlines() if ": " in line)
     assert shown == {claim["id"]: claim["verdict"] for claim in committed_claims()}
