@@ -26,20 +26,18 @@ def recompute(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "about.json").is_file():
         raise StudyError(f"The folder {folder} holds no study: name one that 'hyperfit study' made.")
-    try:
-        with only_study(folder):
+    with only_study(folder):
+        try:
             for path in sorted((folder / "rows").glob("*.json")):
                 texts = recorded_texts(path.stem, folder / "rows")
                 rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
                 save_results(path, [row | _of_texts(row, texts, folder) for row in rows])
             return write_report(folder)
-    except StudyError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudyError(
-            f"A file in {folder} is damaged ({type(error).__name__}: {error}): run the study again with --resume, "
-            "which measures again what is missing."
-        ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StudyError(
+                f"A file in {folder} is damaged ({type(error).__name__}: {error}): run the study again with --resume, "
+                "which measures again what is missing."
+            ) from error
 
 
 def _of_texts(row: Row, known: dict[str, list[list[int]]], folder: Path) -> Row:
