@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperfit_course.anatomy import CausalLM
+from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
-from hyperfit_course.losses import has_plain_head, next_token_loss
+from hyperfit_course.losses import CHUNK, has_plain_head, next_token_loss
 from hyperfit_course.metrics import repetition_frame
 from hyperfit_course.temperature import predictive_entropy
 
@@ -37,10 +37,7 @@ def evaluate(model: CausalLM, splits: Mapping[str, Tensor], n_prompts: int, batc
     for batch in splits["train"].split(batch_size):
         loss = next_token_loss(model, batch.to(model.device), plain_head).item()
         train_loss += loss * len(batch) / len(splits["train"])
-    read = []
-    for text in splits["validation"].to(model.device):
-        logits = model(input_ids=text[None], use_cache=False).logits[0, :-1].float()
-        read.append((F.cross_entropy(logits, text[1:]).item(), predictive_entropy(logits).mean().item()))
+    read = [_loss_and_entropy(model, text, plain_head) for text in splits["validation"].to(model.device)]
     validation_loss, entropy = torch.tensor(read, dtype=torch.float64).mean(dim=0).tolist()
     return {
         "train_loss": train_loss,
@@ -48,6 +45,20 @@ def evaluate(model: CausalLM, splits: Mapping[str, Tensor], n_prompts: int, batc
         "entropy": entropy,
         "continuations": continue_prompts(model, splits["prompts"][:n_prompts, :PROMPT_TOKENS], NEW_TOKENS).tolist(),
     }
+
+
+def _loss_and_entropy(model: CausalLM, text: Tensor, plain_head: bool) -> tuple[float, float]:
+    """Means over the positions of a text, shape (length,). The logits of a plain head are made chunk by chunk."""
+    if plain_head:
+        states = body_of(model)(input_ids=text[None], use_cache=False)[0][0, :-1]
+        chunks = map(unwrapped(model).get_output_embeddings(), states.split(CHUNK))
+    else:
+        chunks = iter(model(input_ids=text[None], use_cache=False).logits[0, :-1].split(CHUNK))
+    loss = entropy = 0.0
+    for logits, targets in zip(chunks, text[1:].split(CHUNK), strict=True):
+        loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+        entropy += predictive_entropy(logits.float()).sum().item()
+    return loss / (len(text) - 1), entropy / (len(text) - 1)
 
 
 def history_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

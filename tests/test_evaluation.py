@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_model
+import torch.utils._pytree as pytree
+from conftest import FAMILIES, tiny_model
 from samples import random_splits, sharper
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from hyperfit_course import evaluation, training
+from hyperfit_course import evaluation, losses, training
 from hyperfit_course.decoding import continue_prompts
 from hyperfit_course.evaluation import evaluate, history_frame
 from hyperfit_course.training import HyperfitConfig, hyperfit
@@ -66,6 +69,46 @@ def test_losses_and_entropy_are_means_over_the_texts(
     loss, entropy = losses_and_entropies(model, splits["validation"]).mean(dim=0).tolist()
     assert values["validation_loss"] == pytest.approx(loss, rel=1e-4)
     assert values["entropy"] == pytest.approx(entropy, rel=1e-4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor holds that is made in the block."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in pytree.tree_leaves(made):
+            self.numbers = max(self.numbers, tensor.numel() if isinstance(tensor, Tensor) else 0)
+        return made
+
+
+def test_evaluation_never_holds_the_logits_of_all_positions(
+    splits: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A vocabulary that is large beside everything else in the model.
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=5000, max_position_embeddings=512, **sizes)).eval()
+    for module in (evaluation, losses):
+        monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr(losses.linear_cross_entropy, "__defaults__", (16,))
+    long = {"train": splits["train"].repeat(1, 8), "validation": splits["validation"].repeat(1, 8)}
+    with LargestTensor() as largest:
+        values = evaluate(model, splits | long, n_prompts=1)
+    assert largest.numbers <= 16 * 5000, "of 255 positions"
+    expected = losses_and_entropies(model, long["validation"]).mean(dim=0).tolist()
+    assert [values["validation_loss"], values["entropy"]] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gpt2"])
+def test_losses_of_heads_that_are_not_plain_are_means_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CHUNK", 5)
+    texts = torch.randint(0, 64, (3, 16), generator=torch.Generator().manual_seed(3))
+    model = FAMILIES[family]()
+    values = evaluate(model, {"train": texts, "validation": texts, "prompts": texts.repeat(1, 2)}, n_prompts=1)
+    expected = losses_and_entropies(model, texts).mean(dim=0).tolist()
+    assert [values["validation_loss"], values["entropy"]] == pytest.approx(expected, rel=1e-4)
 
 
 def test_evaluation_leaves_no_gradients_and_changes_no_weight(
