@@ -54,7 +54,7 @@ def blocks_of(model: CausalLM) -> nn.ModuleList:
     found = [modules for modules in lists if len({type(module) for module in modules}) == 1]
     if not found:
         name = type(unwrapped(model)).__name__
-        raise AnatomyError(f"No blocks were found in {name}: expected a list of modules of one class.")
+        raise AnatomyError(f"No blocks were found in {name} (modules of one class in a list): choose another model.")
     return max(found, key=lambda modules: sum(parameter.numel() for parameter in modules.parameters()))
 
 
@@ -78,7 +78,7 @@ def anatomy(model: CausalLM) -> Anatomy:
         body(input_ids=torch.zeros(1, 1, dtype=torch.long, device=unwrapped(model).device), use_cache=False)
     after = order[order.index(blocks[-1]) + 1 :] if blocks[-1] in order else []
     if not after:
-        raise AnatomyError(f"{name} applies no norm after its last block, and the course's measures look for one.")
+        raise AnatomyError(f"{name} applies no norm after its last block, and measures need it: choose another model.")
     return Anatomy(body, blocks, after[-1], head)
 
 

@@ -262,7 +262,7 @@ def make_texts(
     if length < 2:
         raise CorpusError(f"A text of {length} tokens cannot be trained on: choose length=2 or more.")
     if min(wanted.values()) < 1:
-        raise CorpusError(f"Each part needs at least one text, but {wanted} was asked for.")
+        raise CorpusError(f"Each part needs at least one text, but {wanted} was asked for: ask for more.")
     begin = begin_token(tokenizer)
     if begin is not None:
         print(f"Every text begins with {tokenizer.bos_token}, as the tokenizer of this model asks.")
@@ -275,7 +275,8 @@ def make_texts(
             missing = count - len(rows)
             raise CorpusError(
                 f"The corpus fills {len(rows)} {split} texts of {length} tokens, and {count} were asked for: "
-                f"{missing} more, so at least {missing * (length - (begin is not None))} tokens of text, are missing."
+                f"{missing} more, so at least {missing * (length - (begin is not None))} tokens of text, are missing. "
+                "Give a longer corpus, or ask for fewer or shorter texts."
             )
         texts[split] = torch.tensor(rows)[torch.randperm(len(rows), generator=generator)[:count]]
     return texts

@@ -84,7 +84,7 @@ def late_stage_lora(
     if sorted(trained["block"].unique()) != numbers or len(trained) != len(targets):
         raise LateStageError(
             f"PEFT put adapters on {len(trained)} linear maps of blocks {sorted(trained['block'].unique())}, and "
-            f"{len(targets)} of blocks {numbers} were asked for: this version of PEFT reads module names differently."
+            f"{len(targets)} of blocks {numbers} were asked for: install another version of PEFT."
         )
     return adapted
 
@@ -94,9 +94,9 @@ def _checked(blocks: Sequence[int], depth: int) -> list[int]:
         raise LateStageError("The list of blocks is empty: name at least one.")
     outside = [number for number in blocks if not 0 <= number < depth]
     if outside:
-        raise LateStageError(f"The model has the blocks 0 to {depth - 1}, and not {outside}.")
+        raise LateStageError(f"The model has the blocks 0 to {depth - 1}, and not {outside}: choose from these.")
     if len(set(blocks)) < len(blocks):
-        raise LateStageError(f"A block is named twice in {list(blocks)}.")
+        raise LateStageError(f"A block is named twice in {list(blocks)}: name each once.")
     return sorted(blocks)
 
 

@@ -80,7 +80,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
     fits = weight.shape[1:] == hidden.shape[1:] and targets.shape == hidden.shape[:1]
     if hidden.ndim != 2 or len(hidden) == 0 or not fits:
         raise ValueError(
-            f"Expected hidden (n, d) with n > 0, weight (vocabulary, d) and targets (n,), not {tuple(hidden.shape)}, "
+            f"Give hidden (n, d) with n > 0, weight (vocabulary, d) and targets (n,), not {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)} and {tuple(targets.shape)}."
         )
     of_hidden, of_weight = (torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight))
@@ -101,7 +101,7 @@ def has_plain_head(model: CausalLM) -> bool:
     model.eval()
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits
-        plain = body(input_ids=ids, use_cache=False)[0] @ head.weight.T
+        plain = F.linear(body(input_ids=ids, use_cache=False)[0], head.weight)  # rounded as the head does it
     model.train(was_training)
     return logits.shape == plain.shape and torch.allclose(logits, plain, rtol=1e-3, atol=1e-3)
 

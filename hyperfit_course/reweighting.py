@@ -32,7 +32,7 @@ def token_ranks(logits: Tensor, tokens: Tensor) -> Tensor:
     vocabulary = logits.shape[-1]
     check_one_each(logits, tokens, "token")
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-        raise ValueError(f"Token ids go from 0 to {vocabulary - 1} here: these tokens are another tokenizer's.")
+        raise ValueError(f"Token ids go from 0 to {vocabulary - 1} here: use the tokenizer of the logits' model.")
     check_numbers(logits)
     return by_rows(_ranks, logits, tokens)
 
@@ -93,7 +93,7 @@ def deep_tail_share(ranks: Tensor, threshold: int = 10) -> DeepTail:
         threshold: the last rank that is not deep.
     """
     if ranks.numel() == 0:
-        raise ValueError("There are no ranks to take a share of.")
+        raise ValueError("There are no ranks to take a share of: give those of one position or more.")
     deep, overrides = int((ranks > threshold).sum()), int((ranks > 1).sum())
     return DeepTail(deep / ranks.numel(), deep / overrides if overrides else math.nan)
 
@@ -144,7 +144,9 @@ class StaticBias(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if scores.shape[-1] != len(self.offset):
-            raise ValueError(f"A bias for {len(self.offset)} tokens does not fit a vocabulary of {scores.shape[-1]}.")
+            raise ValueError(
+                f"A bias of {len(self.offset)} numbers does not fit {scores.shape[-1]} tokens: compute it anew."
+            )
         return scores + self.offset.to(scores)
 
 
@@ -207,6 +209,6 @@ def _check_pair(base_logits: Tensor, tuned_logits: Tensor) -> None:
             f"The models have vocabularies of {base[-1]} and {tuned[-1]} tokens: compare models with one tokenizer."
         )
     if base != tuned:
-        raise ValueError(f"Logits of shapes {base} and {tuned} are not of the same positions.")
+        raise ValueError(f"Logits of shapes {base} and {tuned} are not of the same positions: read the same texts.")
     check_numbers(base_logits)
     check_numbers(tuned_logits)

@@ -136,7 +136,7 @@ class Collection:
     def __init__(self, texts: Tensor, layers: Sequence[int], skip: int) -> None:
         number, length = texts.shape
         if number < 2:
-            raise GeometryError("The geometry needs two texts at least: intervals come from redrawing them.")
+            raise GeometryError("The geometry needs two texts at least, to redraw them for intervals: give more.")
         if length <= skip:
             raise GeometryError(f"Texts of {length} tokens have none left without the first {skip}: give longer ones.")
         groups = min(GROUPS, number)

@@ -109,7 +109,7 @@ def test_bfloat16_autocast_is_close_to_float32_and_keeps_float32_gradients() -> 
 def test_shapes_that_do_not_fit_are_refused(
     hidden: tuple[int, ...], weight: tuple[int, ...], targets: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=r"Expected hidden \(n, d\) with n > 0"):
+    with pytest.raises(ValueError, match=r"Give hidden \(n, d\) with n > 0"):
         linear_cross_entropy(torch.zeros(hidden), torch.zeros(weight), torch.zeros(targets, dtype=torch.long))
 
 

@@ -183,7 +183,7 @@ def test_k_that_does_not_fit_the_vocabulary_is_refused(k: int) -> None:
 
 
 def test_bias_for_another_vocabulary_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not fit a vocabulary of 3"):
+    with pytest.raises(ValueError, match="A bias of 2 numbers does not fit 3 tokens: compute"):
         StaticBias(torch.zeros(2), 1.0)(torch.zeros(1, 1), FINE)
 
 
