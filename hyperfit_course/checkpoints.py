@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import atomic_path, sha256_file
+from hyperfit_course.processes import say
 
 LATEST = "latest.json"
 
@@ -115,5 +116,5 @@ class TrainingState:
             self.scaler.load_state_dict(notes["scaler"])
         self.order.set_state(tensors["random.order"])
         torch.set_rng_state(tensors["random.torch"])
-        print(f"Going on from the checkpoint after epoch {len(notes['history']) - 1}.", flush=True)
+        say(f"Going on from the checkpoint after epoch {len(notes['history']) - 1}.")
         return notes["history"]

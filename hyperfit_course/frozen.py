@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hyperfit_course.anatomy import CausalLM, blocks_of, body_of, hidden_state, unwrapped
 from hyperfit_course.artifacts import artifact, sha256_tensor
 from hyperfit_course.models import fingerprint
+from hyperfit_course.processes import say
 
 PREFIX_MEMORY = 1 << 30  #: Bytes of a frozen prefix's output that are held in memory; more goes to a file in the cache.
 
@@ -142,7 +143,7 @@ def _on_disk(
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
     }
     gigabytes = math.prod(shape) * dtype.itemsize / 1e9
-    print(f"The frozen blocks' output takes {gigabytes:.1f} GB: it goes to a file in the cache.", flush=True)
+    say(f"The frozen blocks' output takes {gigabytes:.1f} GB: it goes to a file in the cache.")
     folder = artifact("prefix", key, lambda work: fill(mapped(work / "states.bin", write=True)))
     return mapped(folder / "states.bin", write=False)
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from hyperfit_course.assets import fetch
 EMBEDDED = "SmolLM2-135M-Instruct"
 """The model of the course, of 30 blocks, width 576 and 49,152 tokens, from the file that the asset ``model`` names."""
 
+HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}  #: Types of two bytes a number, and Accelerate's words for them.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+
 # What a saved configuration says about itself and not about the model; the precision has a place of its own.
 _LABEL = re.compile(
     r"_.*|architectures|auto_map.*|base_model_name.*|inference_mode|revision|(torch_)?dtype|(peft|transformers)_version"
@@ -36,31 +40,34 @@ class ModelError(ValueError):
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
+    """The GPU where there is one (CUDA, then Apple's MPS), else the CPU. Of several processes, each has its own GPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
 
 
 def load_model(
-    name: str | Path | None = None, device: str | torch.device | None = None
+    name: str | Path | None = None, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32 and evaluation mode, with its tokenizer.
+    """A causal language model in evaluation mode, with its tokenizer.
 
-    No code that comes with a model is ever run (``trust_remote_code`` stays off), and weights are read from
+    No code that comes with a model is ever run (``trust_remote_code`` is off), and weights are read from
     safetensors or GGUF files only, never from pickles.
 
     Args:
         name: nothing for the embedded model (fetched and de-quantised on the first call); else a local folder,
             a GGUF file, or the id of a model on the Hugging Face hub.
         device: where to put it; :func:`best_device` by default.
+        dtype: of its weights. ``torch.bfloat16`` or ``torch.float16`` take half the memory, with 3 or 4 digits.
 
     Raises:
-        ModelError: the name leads to no model that can be loaded.
+        ModelError: the name leads to no model that can be loaded, or the dtype is another.
         AssetError, CacheError: the embedded model cannot be fetched or kept.
     """
+    if dtype not in HALF and dtype != torch.float32:
+        raise ModelError(f"Weights cannot be in {dtype} here: choose torch.float32, torch.bfloat16 or torch.float16.")
     path = fetch("model") if name is None else Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -71,8 +78,8 @@ def load_model(
     source = str(path) if path.is_dir() else str(name)
     try:
         with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **NO_CODE)
+            tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(_why_not(source, path, error)) from error
     if tokenizer.pad_token is None:
@@ -84,7 +91,7 @@ def load_model(
 def _why_not(source: str, path: Path, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if path.is_dir():
-        return f"The folder {path} holds no model that transformers can load from safetensors ({reason})."
+        return f"The folder {path} holds no model that transformers can load from safetensors: save it anew ({reason})."
     return (
         f"The model {source!r} is neither a folder here nor to be had from the Hugging Face hub: check the spelling "
         f"and the network, or leave the name out to get the embedded {EMBEDDED} ({reason})."
@@ -99,10 +106,11 @@ def _dequantised(gguf: Path) -> Path:
         try:
             with _no_progress_bars():
                 folder_name, file = str(gguf.parent), gguf.name
-                quantised = AutoModelForCausalLM.from_pretrained(folder_name, gguf_file=file, dtype=torch.float32)
-                tokenizer = AutoTokenizer.from_pretrained(folder_name, gguf_file=file)
+                options = {"gguf_file": file, **NO_CODE}
+                quantised = AutoModelForCausalLM.from_pretrained(folder_name, dtype=torch.float32, **options)
+                tokenizer = AutoTokenizer.from_pretrained(folder_name, **options)
         except Exception as error:  # transformers and gguf raise many kinds for a broken file
-            raise ModelError(f"The file {gguf} is no GGUF model that transformers can read ({error}).") from error
+            raise ModelError(f"The file {gguf} is no GGUF model: fetch it again, or another ({error}).") from error
         # transformers refuses to save what came from a GGUF file: move the weights to a model without that mark.
         config = copy.deepcopy(quantised.config)
         del config.quantization_config

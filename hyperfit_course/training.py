@@ -17,29 +17,32 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_constant_schedule_with_warmup
 
-from hyperfit_course.anatomy import CausalLM
-from hyperfit_course.artifacts import artifact, sha256_tensor
+from hyperfit_course.anatomy import CausalLM, unwrapped
+from hyperfit_course.artifacts import sha256_tensor
 from hyperfit_course.checkpoints import TrainingState, clear_checkpoints, put_weights, trained_weights
 from hyperfit_course.decoding import PROMPT_TOKENS
 from hyperfit_course.evaluation import evaluate, history_frame
 from hyperfit_course.frozen import FrozenPrefix, PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.losses import has_plain_head, next_token_loss
-from hyperfit_course.models import context_length, model_key
+from hyperfit_course.models import HALF, context_length, model_key
+from hyperfit_course.processes import artifact_of_all, check_processes, is_main, my_share, say
 from hyperfit_course.sources import code_behind
 
 WEIGHTS = "model.safetensors"
 HISTORY = "history.json"
+PARTS = ("train", "validation", "prompts")
 
 
 class TrainingError(ValueError):
@@ -72,11 +75,15 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
 
     AdamW without weight decay, dropout off, gradients clipped, bfloat16 autocast where the hardware has it (float16
     with loss scaling on older GPUs, float32 elsewhere). Leading blocks that are frozen run once, and not at every
-    step (:class:`~hyperfit_course.frozen.FrozenPrefix`).
+    step (:class:`~hyperfit_course.frozen.FrozenPrefix`). A model in bfloat16 or float16 multiplies in that, and what
+    is trained of it is made float32 and stays so: most steps are too small to change a number of two bytes.
 
     The trained weights are kept in the cache under a key of the model, the texts, the configuration and the code. The
     same call, later or in another notebook, loads them instead of training again. A run that was killed goes on from
     the end of its last finished epoch, and ends with the weights that it would have had anyway on that machine.
+
+    Several processes (``accelerate launch --multi_gpu``, or ``torchrun``; on CPUs too) divide the texts of each step
+    among them. The steps are those of one process, up to rounding, so they share its place in the cache.
 
     Args:
         model: a causal language model, or one with adapters
@@ -93,34 +100,47 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
     Raises:
         TrainingError: the settings do not fit the texts or the model, nothing in the model is trainable, or the loss
             is no longer a number.
-        CacheError: the disk is full or read-only.
+        ProcessError: Accelerate was asked for what this loop cannot do.
+        CacheError: the disk is full or read-only, or another machine does not see it.
     """
-    _check(model, splits, config)
-    precision = training_precision(model.device)
-    key = {
-        "code": code_behind(__name__),
-        "model": model_key(model),
-        "trained": sorted(trained_weights(model)),
-        "texts": {split: sha256_tensor(texts) for split, texts in sorted(splits.items())},
-        "config": asdict(config),
-        "precision": precision,
-        "device": model.device.type,
-    }
+    precision = HALF.get(unwrapped(model).dtype) or training_precision(model.device)
+    _check(model, splits, config, precision)
+    check_processes(model.device)
     trained_now = False
+
+    def key() -> dict[str, Any]:
+        return {
+            "code": code_behind(__name__),
+            "model": model_key(model),
+            "trained": sorted(trained_weights(model)),
+            "texts": {split: sha256_tensor(texts) for split, texts in sorted(splits.items())},
+            "config": asdict(config),
+            "precision": precision,
+            "device": model.device.type,
+        }
 
     def train(work: Path) -> None:
         nonlocal trained_now
         trained_now = True
+        _to_float32(model)
         _train(model, splits, config, precision, work)
 
-    folder = artifact("hyperfitted", key, train)
+    folder = artifact_of_all("hyperfitted", key, train)
     history = history_frame(json.loads((folder / HISTORY).read_text(encoding="utf-8")))
     if not trained_now:
+        _to_float32(model)
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             put_weights(model, file.get_tensor)
         minutes = history["seconds"].sum() / 60
-        print(f"Loaded from the cache: this run was done before, in {minutes:.1f} minutes of training.")
+        say(f"Loaded from the cache: this run was done before, in {minutes:.1f} minutes of training.")
     return history
+
+
+def _to_float32(model: CausalLM) -> None:
+    """Hold what is trained in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def training_precision(device: torch.device) -> str:
@@ -137,15 +157,31 @@ def training_precision(device: torch.device) -> str:
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
 
 
-def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig) -> None:
+def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig, precision: str) -> None:
     if not trained_weights(model):
-        raise TrainingError("Nothing in the model is trainable: every parameter is frozen (requires_grad is False).")
+        raise TrainingError(
+            "Nothing in the model is trainable: set requires_grad of some parameters, or put adapters on it."
+        )
+    if missing := [part for part in PARTS if part not in splits or not len(splits[part])]:
+        raise TrainingError(f"There are no texts for {missing[0]!r}: make all three parts with make_texts.")
     count, size = splits["train"].shape
     prompts, prompt_size = splits["prompts"].shape
     if size > (most := context_length(model)):
         raise TrainingError(f"Texts of {size} tokens exceed the model's context of {most}: cut shorter ones.")
+    known, largest = len(unwrapped(model).get_input_embeddings().weight), max(int(splits[part].max()) for part in PARTS)
+    if largest >= known:
+        raise TrainingError(f"The texts have a token {largest}, and the model knows {known}: use its own tokenizer.")
     if not 1 <= config.batch_size <= count:
-        raise TrainingError(f"A batch of {config.batch_size} needs as many texts, and there are {count} to train on.")
+        raise TrainingError(
+            f"A batch of {config.batch_size} needs as many texts, and there are {count}: choose 1 to {count}."
+        )
+    weights = {(parameter.dtype, parameter.requires_grad) for parameter in model.parameters()}
+    if any({(dtype, True), (dtype, False)} <= weights for dtype in HALF):
+        raise TrainingError("Of weights in half precision, all train or none: load them in float32, or train adapters.")
+    if precision not in ("no", "bf16", "fp16"):
+        raise TrainingError(f"ACCELERATE_MIXED_PRECISION is {precision!r}: set it to no, bf16 or fp16.")
+    if precision == "fp16" and model.device.type != "cuda":
+        raise TrainingError("Training in float16 needs an NVIDIA GPU: choose bfloat16 or float32 for it and the model.")
     if config.epochs < 1 or not config.learning_rate > 0:
         raise TrainingError("epochs and learning_rate must be positive.")
     if config.evaluate_every < 0:
@@ -174,39 +210,52 @@ def _cached_prefix(model: CausalLM, train: Tensor, batch_size: int) -> FrozenPre
     try:
         return frozen_prefix(model, train, depth, batch_size) if depth else None
     except PrefixError as error:
-        print(f"Every step runs all blocks. {error}", flush=True)
+        say(f"Every step runs all blocks. {error}")
         return None
+
+
+class _LossOf(nn.Module):
+    """The loss of a model as a module, which Accelerate can prepare."""
+
+    def __init__(self, model: CausalLM) -> None:
+        super().__init__()
+        self.model, self.plain_head = model, has_plain_head(model)
+
+    def forward(self, texts: Tensor) -> Tensor:
+        return next_token_loss(self.model, texts, self.plain_head)
 
 
 def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig, precision: str, work: Path) -> None:
     """Train from the last checkpoint in ``work``, or from the start, and leave weights and history there."""
     _keep_freed_memory()
-    accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
+    loading = DataLoaderConfiguration(split_batches=True)  # or the schedule would move by one a process at each step
+    accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu", dataloader_config=loading)
     model.eval()  # switches dropout off everywhere; gradients are not affected
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
     schedule = get_constant_schedule_with_warmup(optimizer, config.warmup_steps)
-    optimizer, schedule = accelerator.prepare(optimizer, schedule)
+    loss_of, optimizer, schedule = accelerator.prepare(_LossOf(model), optimizer, schedule)
     state = TrainingState(model, optimizer, schedule, accelerator.scaler, torch.Generator().manual_seed(config.seed))
     history = state.resume(work)
     if not history:
         before = evaluate(model, splits, config.evaluation_prompts) if config.evaluate_every else {}
         history.append({"epoch": 0, "seconds": 0.0} | before)
 
-    plain_head = has_plain_head(model)
     train, done = splits["train"], len(history) - 1
     with accelerator.autocast():
         prefix = _cached_prefix(model, train, config.batch_size)
     steps = math.ceil(len(train) / config.batch_size)
-    bar = tqdm(total=config.epochs * steps, initial=done * steps, desc="hyperfit", unit="step", mininterval=1.0)
+    shown: dict[str, Any] = {"desc": "hyperfit", "unit": "step", "mininterval": 1.0, "disable": not is_main()}
+    bar = tqdm(total=config.epochs * steps, initial=done * steps, **shown)
     for epoch in range(done + 1, config.epochs + 1):
         start, total = time.perf_counter(), 0.0
         for index in torch.randperm(len(train), generator=state.order).split(config.batch_size):
-            batch = train[index].to(model.device)
-            with accelerator.autocast(), prefix.replayed(index) if prefix else contextlib.nullcontext():
-                loss = next_token_loss(model, batch, plain_head)
-            accelerator.backward(loss)
+            mine, weight = my_share(index)
+            with prefix.replayed(mine) if prefix else contextlib.nullcontext():
+                loss = weight * loss_of(train[mine].to(model.device))
+            accelerator.backward(loss)  # of several processes, the mean of their gradients
             norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
+            loss = accelerator.reduce(loss.detach(), "mean")
             # In float16 some gradients that are not finite are expected: the scaler skips those steps.
             if not loss.isfinite() or (precision != "fp16" and not norm.isfinite()):
                 bar.close()
@@ -216,7 +265,7 @@ def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
             optimizer.zero_grad()
             total += loss.item() * len(index)
             bar.update()
-            rate = (bar.format_dict["rate"] or 0.0) * batch.numel()
+            rate = (bar.format_dict["rate"] or 0.0) * train.shape[1] * len(index)
             bar.set_postfix_str(f"epoch {epoch}, loss {loss.item():.3f}, {rate:.0f} tokens/s", False)
         row = {"epoch": epoch, "seconds": time.perf_counter() - start, "running_loss": total / len(train)}
         history.append(row)
@@ -225,12 +274,13 @@ def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
             row |= evaluate(model, splits, config.evaluation_prompts)
         if over:
             break
-        state.save(work, history)
+        if is_main():
+            state.save(work, history)
     bar.close()
-
-    clear_checkpoints(work)
-    save_file(trained_weights(model), work / WEIGHTS)
-    (work / HISTORY).write_text(json.dumps(history), encoding="utf-8")
+    if is_main():
+        clear_checkpoints(work)
+        save_file(trained_weights(model), work / WEIGHTS)
+        (work / HISTORY).write_text(json.dumps(history), encoding="utf-8")
 
 
 def _stop_diverged(state: TrainingState, work: Path, epoch: int, config: HyperfitConfig) -> NoReturn:

@@ -127,7 +127,7 @@ MODELS = [
         r"no config\.json.*: name the folder of a saved",
     ),
     Bad("no such GGUF file", "hyperfit doctor --model here/none.gguf", r"no file .*none\.gguf: check the path"),
-    Bad("a file that is no GGUF model", lambda here: load_model(here / "broken.gguf"), "is no GGUF model that"),
+    Bad("a file that is no GGUF model", lambda here: load_model(here / "broken.gguf"), "is no GGUF model: fetch"),
     Bad(
         "a model in a pickle",
         "hyperfit study --model here/pickle",

@@ -107,6 +107,18 @@ def test_model_is_in_float32_and_evaluation_mode(folder: Path, model: PreTrained
     assert not loaded.training
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_in_the_precision_asked_for(folder: Path, dtype: torch.dtype) -> None:
+    loaded, _ = load_model(folder, "cpu", dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    assert model_key(loaded)["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_other_precision_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be in torch.int8 here: choose torch.float32, torch.bfloat16 or"):
+        load_model(folder, "cpu", torch.int8)
+
+
 def test_name_may_be_a_string_and_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))
@@ -140,9 +152,18 @@ def test_device_is_the_one_asked_for_or_the_best(folder: Path, monkeypatch: pyte
 def test_best_device_prefers_cuda_then_mps(
     cuda: bool, mps: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert best_device() == torch.device(expected)
+
+
+def test_each_of_several_processes_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert best_device() == torch.device("cuda:3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert best_device().type != "cuda"
 
 
 @pytest.mark.usefixtures("no_network")
@@ -238,7 +259,7 @@ def test_gguf_file_says_whether_texts_begin_with_a_token(
 
     def forgetful(source: str, **options: str) -> PreTrainedTokenizerBase:
         loaded = load(source, **options)
-        if options:  # from a GGUF file
+        if "gguf_file" in options:
             loaded.add_bos_token = False
         return loaded
 

@@ -166,7 +166,7 @@ def test_absurd_learning_rate_is_reported(splits: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 9}, "A batch of 9 needs as many texts, and there are 8"),
+        ({"batch_size": 9}, "A batch of 9 needs as many texts, and there are 8: choose 1 to 8"),
         ({"batch_size": 0}, "A batch of 0"),
         ({"epochs": 0}, "must be positive"),
         ({"learning_rate": -1.0}, "must be positive"),
@@ -178,6 +178,22 @@ def test_absurd_learning_rate_is_reported(splits: dict[str, Tensor]) -> None:
 def test_bad_settings_are_refused(splits: dict[str, Tensor], change: dict, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         hyperfit(tiny_model(), splits, replace(CONFIG, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": None}, "There are no texts for 'prompts': make all three parts with make_texts"),
+        ({"validation": torch.zeros(0, 32, dtype=torch.long)}, "There are no texts for 'validation'"),
+        ({"train": torch.full((8, 32), 257)}, "The texts have a token 257, and the model knows 257: use its own"),
+    ],
+)
+def test_texts_that_are_not_there_or_another_models_are_refused(
+    splits: dict[str, Tensor], change: dict, message: str
+) -> None:
+    changed = {part: texts for part, texts in (splits | change).items() if texts is not None}
+    with pytest.raises(TrainingError, match=message):
+        hyperfit(tiny_model(), changed, CONFIG)
 
 
 def test_texts_beyond_the_context_are_refused(splits: dict[str, Tensor]) -> None:
@@ -246,3 +262,55 @@ def test_accelerates_variable_decides_the_precision(
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", wanted)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert training_precision(torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("fp16", "Training in float16 needs an NVIDIA GPU: choose bfloat16 or float32"),
+        ("bfloat", "ACCELERATE_MIXED_PRECISION is 'bfloat': set it to no, bf16 or fp16"),
+    ],
+)
+def test_precision_that_cannot_be_is_refused(
+    splits: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, wanted: str, message: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", wanted)
+    with pytest.raises(TrainingError, match=message):
+        hyperfit(tiny_model(), splits, CONFIG)
+
+
+# In half precision
+
+
+def test_model_in_bfloat16_trains_whole_with_float32_masters(
+    small: dict[str, Tensor], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Steps of 1e-5 are lost in bfloat16: beside a weight of 0.02 the next number is 1e-4 away.
+    model, before = FAMILIES["llama"]().bfloat16(), FAMILIES["llama"]().bfloat16()
+    config = replace(ADAPTED, learning_rate=1e-5, epochs=2)
+    hyperfit(model, small, config)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    moved = [(after - start).abs().max().item() for after, start in pairs]
+    assert all(0 < distance < 1e-4 for distance in moved)
+    manifest = next((cache / "hyperfitted").glob("*/manifest.json")).read_text()
+    assert '"precision": "bf16"' in manifest, "it multiplied in another precision than its own"
+
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("it trained again"))
+    again = FAMILIES["llama"]().bfloat16()
+    hyperfit(again, small, config)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_adapters_on_a_model_in_bfloat16_are_in_float32_and_leave_it_so(small: dict[str, Tensor]) -> None:
+    model = late_stage_lora(FAMILIES["llama"]().bfloat16(), 1)
+    history = hyperfit(model, small, ADAPTED)
+    assert {(p.dtype, p.requires_grad) for p in model.parameters()} == {(torch.float32, True), (torch.bfloat16, False)}
+    assert history.iloc[-1]["train_loss"] < history.iloc[0]["train_loss"]
+
+
+def test_part_of_a_model_in_bfloat16_is_refused(small: dict[str, Tensor]) -> None:
+    model = FAMILIES["llama"]().bfloat16()
+    model.get_input_embeddings().requires_grad_(False)
+    with pytest.raises(TrainingError, match="half precision, all train or none: load them in float32, or train adapt"):
+        hyperfit(model, small, ADAPTED)

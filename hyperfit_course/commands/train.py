@@ -9,6 +9,7 @@ from hyperfit_course.artifacts import disk_errors
 from hyperfit_course.commands.options import Training
 from hyperfit_course.commands.trained import base_name, save_trained
 from hyperfit_course.models import fingerprint
+from hyperfit_course.processes import is_main
 from hyperfit_course.study.arms import base_model, tokenizer_of
 from hyperfit_course.study.battery import arms_of, subject_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
@@ -47,6 +48,8 @@ def train(options: Training) -> int:
     base, tokenizer = base_model(subject), tokenizer_of(subject)
     check_subject(base, tokenizer, arm.splits()["train"])
     model, history = arm.trained()
+    if not is_main():
+        return 0
     last = history.iloc[-1]
     results: dict[str, Any] = {name: round(float(last[name]), 4) for name in ("train_loss", "validation_loss")}
     card = {
