@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import atomic_path, sha256_file
-from hyperfit_course.processes import say
+from hyperfit_course.processes import divided_as, is_main, say, whole
 
 LATEST = "latest.json"
 
@@ -63,13 +63,14 @@ def clear_checkpoints(folder: Path) -> None:
 
 def trained_weights(model: CausalLM) -> dict[str, Tensor]:
     """Every parameter that is trained, once: tied ones appear under one name."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: whole(parameter.detach()) for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def put_weights(model: CausalLM, get: Callable[[str], Tensor]) -> None:
     """Give every trained parameter the values that ``get`` has for its name, and leave evaluation mode on."""
-    for name, parameter in trained_weights(model).items():
-        parameter.copy_(get(name))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.detach().copy_(divided_as(parameter, get(name)))
     model.eval()
 
 
@@ -88,7 +89,7 @@ class TrainingState:
         state = self.optimizer.state_dict()
         tensors = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         for index, moments in state["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+            tensors |= {f"optimizer.{index}.{name}": whole(tensor) for name, tensor in moments.items()}
         tensors |= {"random.order": self.order.get_state(), "random.torch": torch.get_rng_state()}
         notes = {
             "history": history,
@@ -96,7 +97,8 @@ class TrainingState:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
-        save_checkpoint(work, len(history) - 1, tensors, notes)
+        if is_main():
+            save_checkpoint(work, len(history) - 1, tensors, notes)
 
     def resume(self, work: Path) -> list[dict[str, Any]]:
         """Take up the state of the newest checkpoint; its history, which is empty where there is none."""
@@ -106,10 +108,11 @@ class TrainingState:
         tensors, notes = found
         put_weights(self.model, lambda name: tensors[f"model.{name}"])
         moments: dict[int, dict[str, Tensor]] = {}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, moment = name.split(".")
-                moments.setdefault(int(index), {})[moment] = tensor
+                moments.setdefault(int(index), {})[moment] = divided_as(trained[int(index)], tensor)
         self.optimizer.load_state_dict({"state": moments, "param_groups": notes["groups"]})
         self.schedule.load_state_dict(notes["schedule"])
         if self.scaler:

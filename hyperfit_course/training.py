@@ -8,11 +8,10 @@ here: what this module adds is that a run is never lost and never done twice.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import copy
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,7 +28,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_constant_schedule_with_warmup
 
-from hyperfit_course.anatomy import CausalLM, unwrapped
+from hyperfit_course import processes
+from hyperfit_course.anatomy import CausalLM, blocks_of, unwrapped
 from hyperfit_course.artifacts import sha256_tensor
 from hyperfit_course.checkpoints import TrainingState, clear_checkpoints, put_weights, trained_weights
 from hyperfit_course.decoding import PROMPT_TOKENS
@@ -37,7 +37,6 @@ from hyperfit_course.evaluation import evaluate, history_frame
 from hyperfit_course.frozen import FrozenPrefix, PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.losses import has_plain_head, next_token_loss
 from hyperfit_course.models import HALF, context_length, model_key
-from hyperfit_course.processes import artifact_of_all, check_processes, is_main, my_share, say
 from hyperfit_course.sources import code_behind
 
 WEIGHTS = "model.safetensors"
@@ -83,7 +82,8 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
     the end of its last finished epoch, and ends with the weights that it would have had anyway on that machine.
 
     Several processes (``accelerate launch --multi_gpu``, or ``torchrun``; on CPUs too) divide the texts of each step
-    among them. The steps are those of one process, up to rounding, so they share its place in the cache.
+    among them. The steps are those of one process, up to rounding, so they share its place in the cache. With
+    ``--use_fsdp`` they divide gradients and moments as well, and weights that are at work.
 
     Args:
         model: a causal language model, or one with adapters
@@ -105,7 +105,7 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
     """
     precision = HALF.get(unwrapped(model).dtype) or training_precision(model.device)
     _check(model, splits, config, precision)
-    check_processes(model.device)
+    processes.check_processes(model.device)
     trained_now = False
 
     def key() -> dict[str, Any]:
@@ -125,14 +125,14 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
         _to_float32(model)
         _train(model, splits, config, precision, work)
 
-    folder = artifact_of_all("hyperfitted", key, train)
+    folder = processes.artifact_of_all("hyperfitted", key, train)
     history = history_frame(json.loads((folder / HISTORY).read_text(encoding="utf-8")))
     if not trained_now:
         _to_float32(model)
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             put_weights(model, file.get_tensor)
         minutes = history["seconds"].sum() / 60
-        say(f"Loaded from the cache: this run was done before, in {minutes:.1f} minutes of training.")
+        processes.say(f"Loaded from the cache: this run was done before, in {minutes:.1f} minutes of training.")
     return history
 
 
@@ -193,33 +193,22 @@ def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
         )
 
 
-def _keep_freed_memory() -> None:
-    """Ask the C library to keep what is freed, for the next tensor of that size.
-
-    glibc hands large pieces back at once, and the system fills new ones with zeros: up to a third of a step on a CPU.
-    """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if tune:
-        tune(-4, 0)  # M_MMAP_MAX: no allocation of its own from the system for a large block
-        tune(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: give the heap's end back only beyond this
-
-
 def _cached_prefix(model: CausalLM, train: Tensor, batch_size: int) -> FrozenPrefix | None:
     """What the frozen blocks before the first trained one put out; nothing where there are none."""
     depth = frozen_depth(model)
     try:
         return frozen_prefix(model, train, depth, batch_size) if depth else None
     except PrefixError as error:
-        say(f"Every step runs all blocks. {error}")
+        processes.say(f"Every step runs all blocks. {error}")
         return None
 
 
 class _LossOf(nn.Module):
     """The loss of a model as a module, which Accelerate can prepare."""
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM, plain_head: bool) -> None:
         super().__init__()
-        self.model, self.plain_head = model, has_plain_head(model)
+        self.model, self.plain_head = model, plain_head
 
     def forward(self, texts: Tensor) -> Tensor:
         return next_token_loss(self.model, texts, self.plain_head)
@@ -227,15 +216,17 @@ class _LossOf(nn.Module):
 
 def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig, precision: str, work: Path) -> None:
     """Train from the last checkpoint in ``work``, or from the start, and leave weights and history there."""
-    _keep_freed_memory()
+    processes.keep_freed_memory()
     loading = DataLoaderConfiguration(split_batches=True)  # or the schedule would move by one a process at each step
     accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu", dataloader_config=loading)
     model.eval()  # switches dropout off everywhere; gradients are not affected
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parts = copy.deepcopy(model) if processes.divides_models() else model  # `model` stays whole, to be evaluated
+    loss_of = processes.of_all_processes(accelerator, _LossOf(parts, has_plain_head(model)), blocks_of(parts))
+    trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
     schedule = get_constant_schedule_with_warmup(optimizer, config.warmup_steps)
-    loss_of, optimizer, schedule = accelerator.prepare(_LossOf(model), optimizer, schedule)
-    state = TrainingState(model, optimizer, schedule, accelerator.scaler, torch.Generator().manual_seed(config.seed))
+    optimizer, schedule = accelerator.prepare(optimizer, schedule)
+    state = TrainingState(parts, optimizer, schedule, accelerator.scaler, torch.Generator().manual_seed(config.seed))
     history = state.resume(work)
     if not history:
         before = evaluate(model, splits, config.evaluation_prompts) if config.evaluate_every else {}
@@ -243,23 +234,23 @@ def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
 
     train, done = splits["train"], len(history) - 1
     with accelerator.autocast():
-        prefix = _cached_prefix(model, train, config.batch_size)
+        prefix = _cached_prefix(model, train, config.batch_size) if parts is model else None
     steps = math.ceil(len(train) / config.batch_size)
-    shown: dict[str, Any] = {"desc": "hyperfit", "unit": "step", "mininterval": 1.0, "disable": not is_main()}
+    shown: dict[str, Any] = {"desc": "hyperfit", "unit": "step", "mininterval": 1.0, "disable": not processes.is_main()}
     bar = tqdm(total=config.epochs * steps, initial=done * steps, **shown)
     for epoch in range(done + 1, config.epochs + 1):
         start, total = time.perf_counter(), 0.0
         for index in torch.randperm(len(train), generator=state.order).split(config.batch_size):
-            mine, weight = my_share(index)
-            with prefix.replayed(mine) if prefix else contextlib.nullcontext():
+            mine, weight = processes.my_share(index)
+            with accelerator.autocast(), prefix.replayed(mine) if prefix else contextlib.nullcontext():
                 loss = weight * loss_of(train[mine].to(model.device))
             accelerator.backward(loss)  # of several processes, the mean of their gradients
-            norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
+            norm = processes.whole(accelerator.clip_grad_norm_(trained, config.clip_norm))
             loss = accelerator.reduce(loss.detach(), "mean")
             # In float16 some gradients that are not finite are expected: the scaler skips those steps.
             if not loss.isfinite() or (precision != "fp16" and not norm.isfinite()):
                 bar.close()
-                _stop_diverged(state, work, epoch, config)
+                _stop_diverged(model, state, work, epoch, config.learning_rate)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -271,24 +262,25 @@ def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
         history.append(row)
         over = epoch == config.epochs or row["running_loss"] <= config.target_loss
         if over or (config.evaluate_every and epoch % config.evaluate_every == 0):
+            put_weights(model, trained_weights(parts).__getitem__)
             row |= evaluate(model, splits, config.evaluation_prompts)
         if over:
             break
-        if is_main():
-            state.save(work, history)
+        state.save(work, history)
     bar.close()
-    if is_main():
+    if processes.is_main():
         clear_checkpoints(work)
         save_file(trained_weights(model), work / WEIGHTS)
         (work / HISTORY).write_text(json.dumps(history), encoding="utf-8")
 
 
-def _stop_diverged(state: TrainingState, work: Path, epoch: int, config: HyperfitConfig) -> NoReturn:
+def _stop_diverged(model: CausalLM, state: TrainingState, work: Path, epoch: int, rate: float) -> NoReturn:
     kept = state.resume(work)
+    put_weights(model, trained_weights(state.model).__getitem__)
     after = "There was no earlier epoch to go back to: load the model again."
     if kept:
         after = f"The model is back in its state after epoch {len(kept) - 1}, and so is the checkpoint in {work}."
     raise TrainingError(
         f"The loss or its gradient is no longer a number in epoch {epoch}: lower the learning rate of "
-        f"{config.learning_rate:g}, say to a tenth. {after}"
+        f"{rate:g}, say to a tenth. {after}"
     )

@@ -18,6 +18,7 @@ from hyperfit_course import evaluation, training
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.checkpoints import trained_weights
 from hyperfit_course.late_stage import late_stage_lora
+from hyperfit_course.processes import divides_models, is_main
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
 # Batches of 3, 3 and 1 of 7 texts: two processes get 2 and 1 of them, and at the last step 1 and none.
@@ -42,12 +43,11 @@ def texts() -> dict[str, Tensor]:
     return {"train": ids[:7], "validation": ids[7:9], "prompts": ids[9:]}
 
 
-def run(kind: str) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """Train, or load what was trained: the weights and the history."""
+def run(kind: str) -> tuple[CausalLM, pd.DataFrame]:
+    """Train, or load what was trained: the model and the history."""
     evaluation.NEW_TOKENS = 4
     model = untrained(kind)
-    history = hyperfit(model, texts(), CONFIG)
-    return trained_weights(model), history
+    return model, hyperfit(model, texts(), CONFIG)
 
 
 def kill_main_process_at(step: int) -> None:
@@ -69,6 +69,9 @@ if __name__ == "__main__":
     for kind in ("late", "full"):
         if kind == "full" and killed_at:
             kill_main_process_at(killed_at)
-        weights, history = run(kind)
-        save_file(weights, out / f"{kind}-{os.environ['RANK']}.safetensors")
+        model, history = run(kind)
+        save_file(trained_weights(model), out / f"{kind}-{os.environ['RANK']}.safetensors")
         history.to_json(out / f"{kind}-{os.environ['RANK']}.json")
+        if is_main():
+            model.save_pretrained(str(out / kind))
+            print(f"Models are divided: {divides_models()}")

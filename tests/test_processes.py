@@ -10,22 +10,26 @@ import pytest
 import several_processes
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from safetensors.torch import load_file
 from several_processes import CONFIG, STEPS, texts, untrained
 from torch import Tensor
 
 from hyperfit_course import processes
 from hyperfit_course.artifacts import CacheError
+from hyperfit_course.checkpoints import trained_weights
 from hyperfit_course.processes import ProcessError, artifact_of_all, check_processes, my_share
 from hyperfit_course.training import hyperfit
 
-LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+# Without a GPU these start processes on CPUs. With --cpu, Accelerate 1.15 starts one process whatever the number.
+WAYS = {"texts divided": "--multi_gpu", "model divided too": "--use_fsdp --fsdp_version 2"}
+PLAIN = "--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
 
 
-def launch(out: Path, killed_at: int = 0) -> subprocess.CompletedProcess[str]:
+def launch(way: str, out: Path, killed_at: int = 0) -> subprocess.CompletedProcess[str]:
     """Two processes train; the main one may be killed at a step of the full run."""
-    script = str(Path(several_processes.__file__))
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), script, str(out), str(killed_at)]
+    options, script = f"{WAYS[way]} {PLAIN}".split(), str(Path(several_processes.__file__))
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, script, str(out), str(killed_at)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
 
@@ -34,14 +38,16 @@ def left(out: Path, kind: str, rank: int) -> tuple[dict[str, Tensor], pd.DataFra
     return load_file(out / f"{kind}-{rank}.safetensors"), pd.read_json(out / f"{kind}-{rank}.json")
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_two_processes_train_as_one_does_and_go_on_after_a_kill(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = launch(tmp_path, killed_at=2 * STEPS + 2)
+    killed = launch(way, tmp_path, killed_at=2 * STEPS + 2)
     assert killed.returncode != 0
     assert not list(tmp_path.glob("full-*")), "the processes went on without the main one"
-    resumed = launch(tmp_path)
+    resumed = launch(way, tmp_path)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert f"Models are divided: {way == 'model divided too'}" in resumed.stdout
     assert resumed.stdout.count("Going on from the checkpoint after epoch 2") == 1
     assert resumed.stdout.count("Loaded from the cache") == 1, "of the late-stage run, by the main process"
     assert not list((cache / "hyperfitted").rglob("*checkpoint*"))
@@ -49,18 +55,27 @@ def test_two_processes_train_as_one_does_and_go_on_after_a_kill(
     monkeypatch.setattr("hyperfit_course.evaluation.NEW_TOKENS", 4)
     monkeypatch.setenv("HYPERFIT_CACHE", str(cache.with_name("other")))
     for kind in ("late", "full"):
-        weights, history = several_processes.run(kind)
+        model, history = several_processes.run(kind)
         for rank in (0, 1):
             of_two, seen = left(tmp_path, kind, rank)
-            for name, expected in weights.items():
+            for name, expected in trained_weights(model).items():
                 torch.testing.assert_close(of_two[name], expected, rtol=1e-3, atol=1e-5)
             columns = ["running_loss", "train_loss", "validation_loss", "entropy"]
             pd.testing.assert_frame_equal(seen[columns], history[columns], rtol=1e-5)
+        base = untrained("full")
+        saved = (
+            PeftModel.from_pretrained(base, tmp_path / kind)
+            if kind == "late"
+            else type(base).from_pretrained(tmp_path / kind)
+        )
+        with torch.no_grad():
+            logits = [each.eval()(input_ids=texts()["train"]).logits for each in (model, saved)]
+        torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
         assert all(map(torch.equal, left(tmp_path, kind, 0)[0].values(), left(tmp_path, kind, 1)[0].values()))
 
     monkeypatch.setenv("HYPERFIT_CACHE", str(cache))
     monkeypatch.setattr("hyperfit_course.training._train", lambda *_: pytest.fail("one process trained it again"))
-    again = several_processes.run("full")[0]
+    again = trained_weights(several_processes.run("full")[0])
     assert all(torch.equal(again[name], tensor) for name, tensor in left(tmp_path, "full", 0)[0].items())
 
 
@@ -104,11 +119,10 @@ def test_machine_without_the_cache_folder_is_told(tmp_path: Path, monkeypatch: p
         artifact_of_all("things", dict, lambda _: pytest.fail("it began"))
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-def test_ways_to_divide_the_model_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Accelerate 1.15 would ignore the first on CPUs without a word, and divide the texts.
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_other_ways_to_divide_the_model_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(ProcessError, match=f"not the model as {name} does: start it with 'accelerate launch --multi"):
+    with pytest.raises(ProcessError, match=f"by FSDP, and not by {name}: start it with 'accelerate launch --use_fsdp"):
         hyperfit(untrained("late"), texts(), CONFIG)
 
 
