@@ -73,7 +73,8 @@ def of_all_processes(accelerator: Accelerator, loss_of: nn.Module, blocks: Itera
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(loss_of, mesh=mesh)
+    fully_shard(loss_of, mesh=mesh)
+    return loss_of
 
 
 def whole(tensor: Tensor) -> Tensor:
