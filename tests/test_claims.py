@@ -167,10 +167,11 @@ def test_table_shows_a_claim_a_row_with_its_effect_and_verdict() -> None:
     table = claim_table([judged("b-diversity", "TTR 0.58", VALUES), fact("a-loss", "0.04 nats")])
     assert table.index.tolist() == [DIVERSITY.claim, LOSS.claim]
     assert table.index.name == "claim"
-    assert list(table.columns) == ["paper", "differs from the paper", "here", "effect, 95 % interval", "verdict"]
+    columns = ["paper", "differs from the paper", "here", "effect, 95 % interval", "asked for", "verdict"]
+    assert list(table.columns) == columns
     effect = "TTR, hyperfitted minus base: +0.294 [+0.256, +0.332] over 5 seeds"
-    assert list(table.loc[DIVERSITY.claim]) == ["TTR 0.62", "another model", "TTR 0.58", effect, "holds"]
-    assert list(table.loc[LOSS.claim]) == ["TTR 0.62", "another model", "0.04 nats", "", "fact"]
+    assert list(table.loc[DIVERSITY.claim]) == ["TTR 0.62", "another model", "TTR 0.58", effect, "0.142", "holds"]
+    assert list(table.loc[LOSS.claim]) == ["TTR 0.62", "another model", "0.04 nats", "", "", "fact"]
 
 
 def test_inconclusive_row_names_the_effect_that_would_have_been_found() -> None:

@@ -123,8 +123,9 @@ def claim_table(claims: Sequence[Claim]) -> pd.DataFrame:
 
 def _shown(claim: Claim) -> dict[str, str]:
     prediction, estimate = claim.prediction, claim.estimate
-    effect, missed = "", ""
+    effect, asked, missed = "", "", ""
     if estimate is not None:
+        asked = f"{prediction.threshold:.3g}" if prediction.threshold else "any above 0"
         effect = f"{prediction.effect}: {estimate} over {estimate.n} {prediction.over}"
         if claim.verdict == INCONCLUSIVE:
             missed = f" (an effect of {estimate.smallest:.3f} would have been found)"
@@ -134,6 +135,7 @@ def _shown(claim: Claim) -> dict[str, str]:
         "differs from the paper": prediction.differs,
         "here": claim.measured,
         "effect, 95 % interval": effect,
+        "asked for": asked,
         "verdict": claim.verdict + missed,
     }
 
