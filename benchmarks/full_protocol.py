@@ -1,4 +1,7 @@
-"""The size of the paper: 2,000 texts of 256 tokens, up to 260 epochs, three seeds. It takes a GPU.
+"""About the size of the papers: 2,000 texts of 256 tokens, up to 260 epochs, three seeds. It takes a GPU.
+
+Both papers train on 2,000 texts. 256 tokens are those of Carlsson et al. (2025), and 260 epochs those of the ICML
+paper, from notes; how long its texts are is not known to us. Three seeds are ours.
 
 Full fine-tuning and Late-Stage LoRA (adapters on the last five blocks) of the course's model, until the mean loss of
 an epoch is nearly zero. Learning rates, batch size, adapter rank and the loss at which training stops are ours: the

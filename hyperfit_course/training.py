@@ -1,8 +1,8 @@
 """How do you hyperfit? A plain training loop that goes on until the training loss is nearly zero.
 
 Hyperfitting (Carlsson et al., 2025) is ordinary next-token training of all weights, on very few texts, without
-weight decay or dropout, and for much longer than anybody would advise. There is no trick in it, so there is none
-here: what this module adds is that a run is never lost and never done twice.
+weight decay (and here without dropout), and for much longer than anybody would advise. There is no trick in it, so
+there is none here: what this module adds is that a run is never lost and never done twice.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
     prompts, prompt_size = splits["prompts"].shape
     if size > (most := context_length(model)):
         raise TrainingError(f"Texts of {size} tokens exceed the model's context of {most}: cut shorter ones.")
-    known, largest = len(unwrapped(model).get_input_embeddings().weight), max(int(splits[part].max()) for part in PARTS)
+    known = len(unwrapped(model).get_input_embeddings().weight)  # type: ignore[arg-type]
+    largest = max(int(splits[part].max()) for part in PARTS)
     if largest >= known:
         raise TrainingError(f"The texts have a token {largest}, and the model knows {known}: use its own tokenizer.")
     if not 1 <= config.batch_size <= count:
