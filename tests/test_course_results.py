@@ -59,7 +59,6 @@ WAITING = {
     "cause-copy-score",
     "cause-loop-persistence",
     "cause-patch",
-    "law-bridge-ttr",
 }
 
 
