@@ -73,9 +73,10 @@ STUDY = [
     Bad("a misspelt option in a file", "hyperfit study --config here/misspelt.yaml", "does not accept option 'sedes'"),
     Bad("a file that is no text", "hyperfit study --config here/binary.txt", "no text in UTF-8 .*: save it as UTF-8"),
     Bad("words for seeds", "hyperfit study --seeds one", "--seeds has to be whole numbers, such as 0,1,2, not one"),
-    Bad("one seed twice", "hyperfit study --seeds 1,1", "--seeds '1,1' .* names one twice: name each once"),
+    Bad("one seed twice", "hyperfit study --seeds 1,1", "--seeds 1,1 has 1 twice: name each once"),
+    Bad("no seed", "hyperfit study --seeds ,", "--seeds is empty: name at least one, such as 0,1,2"),
     Bad("an arm without a number", "hyperfit study --arms last", r"no arm 'last': write full, all, .*last5"),
-    Bad("blocks backwards", "hyperfit study --arms blocks7-3", r"no arm 'blocks7-3': write full"),
+    Bad("blocks backwards", "hyperfit study --arms blocks7-3", r"no arm 'blocks7-3': .* the smaller one first"),
     Bad("an unknown part", "hyperfit study --parts feelings", "no part feelings: choose from training, writing"),
     Bad("texts too short to measure", "hyperfit study --length 32", "--length has to be at least 64, not 32"),
     Bad("no epoch", "hyperfit study --epochs 0", "--epochs has to be at least 1, not 0"),
@@ -85,9 +86,9 @@ STUDY = [
     Bad(
         "a batch of more than all texts",
         "hyperfit study --batch_size 8 --train_texts 4",
-        "batch of 8 needs as many texts, and --train_texts is 4",
+        "--batch_size 8 is more than --train_texts 4: lower the one or raise",
     ),
-    Bad("a newer configuration", "hyperfit study --form 2", "has form 2, .* knows 1: update the course, or write"),
+    Bad("a newer configuration", "hyperfit study --form 2", "has form 2, .* knows 1: update the course, or remove"),
     Bad("a file for a folder", "hyperfit study --out here/empty.txt", "is a file, .*: name another with --out"),
     Bad("a folder of other things", "hyperfit study --out here/mixed", "holds other files and no study: name another"),
     Bad("no process", "hyperfit study --jobs 0", "--jobs is a number of processes, at least 1, and not 0"),
@@ -109,7 +110,7 @@ STUDY = [
     Bad(
         "a folder that another study uses",
         "hyperfit study --from here/busy",
-        "Another process runs a study in .*: wait",
+        r"Another process runs a study in .*: wait until it has ended\.",
     ),
     Bad(
         "no study to compute again",

@@ -155,10 +155,10 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureF
         ({"form": FORM + 1}, "update the course"),
         ({"arms": ("last",)}, "no arm 'last'"),
         ({"arms": ()}, "is empty"),
-        ({"seeds": (1, 1)}, "names one twice"),
+        ({"seeds": (1, 1)}, "has 1 twice: name each once"),
         ({"parts": ("feelings",)}, "no part feelings"),
         ({"length": 32}, "--length has to be at least 64"),
-        ({"batch_size": 8, "train_texts": 4}, "needs as many texts"),
+        ({"batch_size": 8, "train_texts": 4}, "--batch_size 8 is more than --train_texts 4"),
         ({"learning_rate": 0.0}, "--learning_rate has to be positive"),
     ],
 )

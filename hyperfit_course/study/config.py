@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 FORM = 1  #: Of the configuration. A file of a newer form comes from a newer version of the course.
-PLACES = "first, middle, last or spread"
 
 
 class StudyError(ValueError):
@@ -79,8 +78,8 @@ class StudyConfig:
         """
         if self.form > FORM:
             raise StudyError(
-                f"This configuration has form {self.form}, and this version of the course knows {FORM}: "
-                "update the course, or write the file anew with --print_config."
+                f"This configuration has form {self.form}, and this version of the course knows {FORM}: update "
+                f"the course, or remove the line 'form: {self.form}' and try whether its options are still known."
             )
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         values = {name: value for name, value in given.items() if value is not None}
@@ -95,10 +94,11 @@ class StudyConfig:
             raise StudyError(f"There is no part {', '.join(unknown)}: choose from {', '.join(PART_NAMES)}.")
         for name in ("arms", "seeds"):
             values = getattr(self, name)
-            if len(set(values)) != len(values) or not values:
-                raise StudyError(
-                    f"--{name} {','.join(map(str, values))!r} is empty or names one twice: name each once."
-                )
+            default = ",".join(map(str, PRESETS["standard"][name]))
+            if not values:
+                raise StudyError(f"--{name} is empty: name at least one, such as {default}.")
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise StudyError(f"--{name} {','.join(map(str, values))} has {twice[0]} twice: name each once.")
         least = {"train_texts": 1, "validation_texts": 1, "prompts": 2, "length": 64, "epochs": 1, "lora_epochs": 1}
         for name, low in (least | {"rank": 1, "batch_size": 1}).items():
             if getattr(self, name) < low:
@@ -108,7 +108,8 @@ class StudyConfig:
                 raise StudyError(f"--{name} has to be positive, not {getattr(self, name)}.")
         if (self.batch_size or 1) > (self.train_texts or 1):
             raise StudyError(
-                f"A batch of {self.batch_size} needs as many texts, and --train_texts is {self.train_texts}."
+                f"--batch_size {self.batch_size} is more than --train_texts {self.train_texts}: lower the one or raise "
+                "the other."
             )
 
 
@@ -179,5 +180,6 @@ def parsed_arm(name: str) -> tuple[int | None, str | int | None]:
     if found and int(found[1]) <= int(found[2]):
         return int(found[2]) - int(found[1]) + 1, int(found[1])
     raise StudyError(
-        f"There is no arm {name!r}: write full, all, a place with a number ({PLACES}: last5), or blocks3-7."
+        f"There is no arm {name!r}: write full, all, last5 (the last five blocks; also first, middle or spread, with a "
+        "number), or blocks3-7 (their numbers from 0, the smaller one first)."
     )

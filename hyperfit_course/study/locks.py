@@ -34,8 +34,12 @@ def held(path: Path, why: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_study(folder: Path) -> Iterator[None]:
+def only_study(folder: Path, instead: str = "") -> Iterator[None]:
     """Be the only process that runs a study in a folder, which is there.
+
+    Args:
+        folder: of the study.
+        instead: what else can be done than to wait, as the end of a sentence.
 
     Raises:
         StudyError: another one does, or files cannot be locked there.
@@ -43,9 +47,7 @@ def only_study(folder: Path) -> Iterator[None]:
     try:
         lock = _acquired(folder / STUDY_LOCK)
     except Timeout as error:
-        raise StudyError(
-            f"Another process runs a study in {folder}: wait until it has ended, or name another folder with --out."
-        ) from error
+        raise StudyError(f"Another process runs a study in {folder}: wait until it has ended{instead}.") from error
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from hyperfit_course.study.untrusted import check_source
 from hyperfit_course.study.workers import Told, Workers, check_options, on_this_machine
 
 ABOUT = "about.json"  #: What the study is of, the self-checks, and the list of its parts.
+ANOTHER = ", or name another folder with --out"  #: What else can be done than to wait for a process that works there.
 
 
 def study(
@@ -72,7 +73,7 @@ def study(
         about = _examined(config, folder, resume)
         with disk_errors(folder):
             (folder / ROWS).mkdir(parents=True, exist_ok=True)
-        stack.enter_context(only_study(folder))
+        stack.enter_context(only_study(folder, ANOTHER))
         _begin(config, folder, about, resume)
         _measure(config, folder, about, workers)
         return _ended(write_report(folder), folder)
@@ -93,7 +94,7 @@ def _examined(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]
     """What the study is of, after the checks of folder, model and texts; nothing is written."""
     _known(folder, resume)
     if (folder / STUDY_LOCK).exists():
-        with only_study(folder):  # or say at once that another process is at work
+        with only_study(folder, ANOTHER):  # or say at once that another process is at work
             pass
     subject = subject_of(config)
     model, texts = base_model(subject), held_out(config.corpus, subject)
