@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hyperfit_course.study.recording import TEXTS, Row, Task, record, recorded_texts
+from hyperfit_course.study.recording import TEXTS, Row, Task, drop_damaged, record, recorded_texts
 
 
 class Measured:
@@ -163,6 +163,21 @@ def test_all_is_measured_again_when_the_file_of_texts_is_lost(tmp_path: Path, me
     (tmp_path / "texts" / "some.jsonl").unlink()
     record("some", wanted, tmp_path)
     assert measured.labels == ["a", "no texts", "b", "a", "b"]
+
+
+@pytest.mark.parametrize("name", ["some.json", "texts/some.jsonl"])
+def test_damaged_file_is_named_and_made_again_and_others_stay(
+    name: str, tmp_path: Path, measured: Measured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [measured.writing("a"), measured.writing("b")]
+    record("some", wanted, tmp_path)
+    record("other", [measured.writing("c")], tmp_path)
+    (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    drop_damaged(tmp_path)
+    assert str(tmp_path / "some.json") in capsys.readouterr().out
+    record("some", wanted, tmp_path)
+    record("other", [measured.writing("c")], tmp_path)
+    assert measured.labels == ["a", "b", "c", "a", "b"]
 
 
 def test_interrupted_run_keeps_what_it_measured_with_its_texts(tmp_path: Path, measured: Measured) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,25 @@ def recompute(folder: Path) -> dict[str, Any]:
     if not (folder / "about.json").is_file():
         raise StudyError(f"The folder {folder} holds no study: name one that 'hyperfit study' made.")
     with only_study(folder):
-        try:
-            for path in sorted((folder / "rows").glob("*.json")):
+        for path in sorted((folder / "rows").glob("*.json")):
+            with _whole(f"{path}, or the texts of its rows,", folder):
                 texts = recorded_texts(path.stem, folder / "rows")
                 rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-                save_results(path, [row | _of_texts(row, texts, folder) for row in rows])
+                rows = [row | _of_texts(row, texts, folder) for row in rows]
+            save_results(path, rows)
+        with _whole(str(folder / "about.json"), folder):
             return write_report(folder)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StudyError(
-                f"A file in {folder} is damaged ({type(error).__name__}: {error}): run the study again with --resume, "
-                "which measures again what is missing."
-            ) from error
+
+
+@contextlib.contextmanager
+def _whole(what: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{what} is damaged ({type(error).__name__}): start the command that made the study again, with the same "
+            f"options and --out {folder}, which measures again what is missing."
+        ) from error
 
 
 def _of_texts(row: Row, known: dict[str, list[list[int]]], folder: Path) -> Row:

@@ -67,6 +67,17 @@ def recorded_texts(name: str, folder: Path) -> dict[str, list[list[int]]]:
     return {line["texts"]: line[TEXTS] for line in map(json.loads, lines)}
 
 
+def drop_damaged(folder: Path) -> None:
+    """Remove files of rows that cannot be read, or whose texts cannot, and say so: they count as not recorded."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            _load(path.stem, folder)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"  ({path}, or the texts of its rows, is damaged, and is made again: {error})", flush=True)
+            path.unlink()
+            (folder / "texts" / f"{path.stem}.jsonl").unlink(missing_ok=True)
+
+
 def _load(name: str, folder: Path) -> list[Row]:
     """The rows of a file with their texts. Rows whose texts are lost count as not recorded."""
     target, texts = folder / f"{name}.json", recorded_texts(name, folder)

@@ -17,6 +17,7 @@ from hyperfit_course.study.config import StudyConfig, StudyError
 from hyperfit_course.study.locks import STUDY_LOCK, only_study
 from hyperfit_course.study.one_arm import BEGUN, ROWS, Work, file_of, measure_arm, names_of
 from hyperfit_course.study.progress import Progress
+from hyperfit_course.study.recording import drop_damaged
 from hyperfit_course.study.report import FAILED, write_report
 from hyperfit_course.study.selfchecks import begin_rule, check_subject, checked
 from hyperfit_course.study.untrusted import check_source
@@ -181,6 +182,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _measure(config: StudyConfig, folder: Path, about: dict[str, Any], workers: Workers) -> None:
     """Measure every part that is not there yet, arm by arm."""
+    drop_damaged(folder / ROWS)
     tasks = tasks_of(config)
     parts_of: dict[StudyArm, list[str]] = {}
     for part, arm in tasks:
