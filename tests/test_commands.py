@@ -306,4 +306,4 @@ def test_two_studies_are_compared_claim_by_claim(tmp_path: Path, capsys: pytest.
     assert all(text in shown for text in ("A: model a", "B: model b", "+0.330 [+0.200, +0.460] holds", "+0.120 holds"))
     assert "Nobody measured this" not in shown
     assert main(["compare", str(tmp_path / "a"), "some/model"]) == 2
-    assert "compare like with like" in capsys.readouterr().err
+    assert "name two studies, or two models" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def look_after(options: Caching) -> int:
         StudyError: there is nothing of the kind that is to be removed.
     """
     if options.kind and options.action != "prune":
-        raise StudyError("--kind goes with prune only.")
+        raise StudyError(f"--kind goes with prune only: leave it out, and {options.action} goes through all kinds.")
     print(f"The cache is {cache_dir()}")
     actions = {"list": _list, "verify": _verify, "prune": lambda: _prune(options.kind)}
     return actions[options.action]()

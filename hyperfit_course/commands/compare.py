@@ -35,7 +35,10 @@ def compare(options: Comparing) -> int:
     """
     studies = [_study_in(name) for name in (options.a, options.b)]
     if any(studies) and not all(studies):
-        raise StudyError("One of the two is the folder of a study and the other is not: compare like with like.")
+        study, other = (options.a, options.b) if studies[0] else (options.b, options.a)
+        raise StudyError(
+            f"{study} is the folder of a study, and {other} is none (no study.json): name two studies, or two models."
+        )
     table = claim_table(*studies) if all(studies) else _models(options)
     with pd.option_context("display.max_colwidth", 60, "display.width", 200):
         print(table.to_string())

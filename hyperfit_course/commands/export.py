@@ -27,9 +27,9 @@ def export(options: Exporting) -> int:
         StudyError: the form does not go with the model, or the place is taken.
     """
     if options.precision != "f32" and options.to != "gguf":
-        raise StudyError("--precision goes with --to gguf: the other forms keep the precision of the model.")
+        raise StudyError("--precision goes with --to gguf only: leave it out, or add --to gguf.")
     if options.to == "gguf" and options.out.suffix != ".gguf":
-        raise StudyError(f"A GGUF file has a name that ends in .gguf, and not {options.out.name}.")
+        raise StudyError(f"--out {options.out} has to end in .gguf: name it {options.out.name}.gguf.")
     out = new_place(options.out)
     if options.to == "peft":
         _copy_adapter(options.model, out)
@@ -55,6 +55,8 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def _copy_adapter(name: str, out: Path) -> None:
+    if not Path(name).expanduser().exists():
+        raise StudyError(f"There is no folder {name}: check the path of the adapter.")
     if not is_adapter(name):
         raise StudyError(f"{name} is no adapter, so there is none to write: choose --to safetensors or gguf.")
     source = Path(name).expanduser()

@@ -32,8 +32,13 @@ def generate_both(options: Generating) -> int:
     Raises:
         StudyError: the prompt is empty or too long, or a number makes no sense.
     """
-    if options.tokens < 1 or options.temperature < 0:
-        raise StudyError("--tokens has to be positive, and --temperature at least 0.")
+    if options.tokens < 1:
+        raise StudyError(f"--tokens has to be at least 1, not {options.tokens}.")
+    if not options.temperature >= 0:
+        raise StudyError(
+            f"--temperature has to be 0 (the most probable token) or more, not {options.temperature:g}: 1 samples "
+            "as the model says."
+        )
     tuned, tokenizer, _ = load_trained(options.tuned, options.base)
     if is_adapter(options.tuned):
         base = None

@@ -74,8 +74,8 @@ def _check_adapter(folder: Path) -> None:
     """PEFT would read a pickle, in its safer way, where there are no safetensors."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
-            f"The adapter in {folder} has no adapter_model.safetensors, and pickles are not read: "
-            "save it again with a newer PEFT."
+            f"The adapter in {folder} has no adapter_model.safetensors, and adapter_model.bin is not read, since "
+            "loading it may run code: save it again with a newer PEFT."
         )
     kind = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("peft_type")
     if kind != "LORA":
@@ -98,7 +98,7 @@ def base_of(folder: Path) -> dict[str, Any]:
                 return base
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ModelError(
-                    f"{folder / name} does not say of which model it is: make or fetch the folder again."
+                    f"{folder / name} does not name the base of the model: train it, or download the folder, again."
                 ) from error
     return {}
 
