@@ -7,6 +7,7 @@ A text belongs to one part only, and so does every row that is cut from it.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import io
 import json
@@ -116,7 +117,7 @@ def _folder_texts(folder: Path) -> list[str]:
             except CorpusError as error:
                 left_out.append(str(error))
     if not texts:
-        problem = f"The folder {folder} holds no {', '.join(SUFFIXES)} file with text: put one text in each, in UTF-8."
+        problem = f"The folder {folder} holds no {', '.join(SUFFIXES)} file with text: put the texts there, one a file."
         raise CorpusError(" ".join([problem, *left_out[:1]]))
     if left_out:
         warnings.warn(f"{len(left_out)} file(s) left out of the corpus: {' '.join(left_out)}", stacklevel=4)
@@ -128,22 +129,29 @@ def _file_texts(path: Path) -> list[str]:
     text, suffix = _read_text(path), path.suffix.lower()
     if suffix not in (".jsonl", ".csv"):
         return [text]
-    try:
-        if suffix == ".csv":
-            csv.field_size_limit(1 << 30)  # the default, 131,072 characters, is shorter than a book
-            rows = list(csv.DictReader(io.StringIO(text), strict=True))
-        else:
-            lines = (line for line in text.split("\n") if line.strip())
-            rows = [dict(row) for row in json.loads("[" + ",\n".join(lines) + "]")]
-    except (TypeError, ValueError, csv.Error) as error:
-        raise CorpusError(f"{path} is no table of texts ({error}): correct it, or save it as .txt.") from error
+    if suffix == ".csv":
+        csv.field_size_limit(1 << 30)  # the default, 131,072 characters, is shorter than a book
+        try:
+            rows: list[dict] = list(csv.DictReader(io.StringIO(text), strict=True))
+        except csv.Error as error:
+            raise CorpusError(f"{path} is no CSV table ({error}): correct its quotes.") from error
+    else:
+        rows = [_json_row(line, n, path) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if None in columns:  # the name of what is behind the last column
         raise CorpusError(f"{path} has rows of more cells than columns: put texts with commas into quotes.")
     texts = [row["text"] for row in rows if isinstance(row.get("text"), str) and row["text"].strip()]
     if not texts:
-        raise CorpusError(f"{path} has no text in a column called text, of {', '.join(columns)}: rename the right one.")
+        problem = f"{path} has no texts in a column called text (it has: {', '.join(columns)})"
+        raise CorpusError(f"{problem}: call the column of the texts 'text', with commas between columns.")
     return texts
+
+
+def _json_row(line: str, number: int, path: Path) -> dict:
+    with contextlib.suppress(ValueError):
+        if isinstance(row := json.loads(line), dict):
+            return row
+    raise CorpusError(f'Line {number} of {path} is no JSON object: write each line as {{"text": "..."}}.')
 
 
 def _read_text(path: Path) -> str:
@@ -256,11 +264,11 @@ def make_texts(
         ``{"train": (n_train, length), ...}``, integer tensors.
 
     Raises:
-        CorpusError: a size is not positive, or a part holds too little text; the message says how much is missing.
+        CorpusError: a size is not positive, or a part holds too little text; the message says how many texts there are.
     """
     wanted = {"train": n_train, "validation": n_validation, "prompts": n_prompts}
     if length < 2:
-        raise CorpusError(f"A text of {length} tokens cannot be trained on: choose length=2 or more.")
+        raise CorpusError(f"length is {length}, which leaves no token to predict: choose 2 or more.")
     if min(wanted.values()) < 1:
         raise CorpusError(f"Each part needs at least one text, but {wanted} was asked for: ask for more.")
     begin = begin_token(tokenizer)
@@ -272,12 +280,14 @@ def make_texts(
         most = 1 if split == "prompts" else None
         rows = [row for text in corpus[split] for row in _cut(text, tokenizer, begin, length)[:most]]
         if len(rows) < count:
-            missing = count - len(rows)
-            raise CorpusError(
-                f"The corpus fills {len(rows)} {split} texts of {length} tokens, and {count} were asked for: "
-                f"{missing} more, so at least {missing * (length - (begin is not None))} tokens of text, are missing. "
-                "Give a longer corpus, or ask for fewer or shorter texts."
+            name = {"train": "training texts", "validation": "validation texts"}.get(split, split)
+            hint = (
+                f"texts of at least {length} tokens, or ask for fewer"
+                if most
+                else "texts, or lower their number or length"
             )
+            problem = f"The corpus has {len(rows)} {name} of {length} tokens, and {count} were asked for"
+            raise CorpusError(f"{problem}: add {hint}.")
         texts[split] = torch.tensor(rows)[torch.randperm(len(rows), generator=generator)[:count]]
     return texts
 

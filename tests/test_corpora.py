@@ -302,16 +302,21 @@ def test_cell_may_be_as_long_as_a_book(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"id": 1, "body": "x"}\n{"body": "y", "date": 2}',
-            "no text in a column .*, of id, body, date: rename",
+            r"no texts in a column called text \(it has: id, body, date\): call the column of the texts 'text'",
         ),
-        ("a.csv", "id,body\n1,x\n", "no text in a column called text, of id, body: rename"),
-        ("a.csv", "id,text\n1,\n", "no text in a column called text, of id, text"),
-        ("a.csv", "id;text\n1;x\n", "no text in a column called text, of id;text"),
+        ("a.csv", "id,body\n1,x\n", r"no texts in a column called text \(it has: id, body\): call the column"),
+        ("a.csv", "id,text\n1,\n", r"no texts in a column called text \(it has: id, text\)"),
+        (
+            "a.csv",
+            "id;text\n1;x\n",
+            r"no texts in a column called text \(it has: id;text\): .* commas between columns",
+        ),
         ("a.csv", "id,text\n1,Well, yes\n", "rows of more cells than columns: put texts with commas into quotes"),
-        ("a.csv", 'text\n"open', r"is no table of texts \(unexpected end of data\)"),
-        ("a.jsonl", '{"text": "x"}\n{"text": "y"\n', r"is no table of texts \(Expecting .* line 2 "),
-        ("a.jsonl", '{"text": "x"}\n5\n', "is no table of texts"),
-        ("a.jsonl", '"text"\n', "is no table of texts"),
+        ("a.csv", 'text\n"open', r"is no CSV table \(unexpected end of data\): correct its quotes"),
+        ("a.jsonl", '{"text": "x"}\n{"text": "y"\n', r"Line 2 of .*a.jsonl is no JSON object: write each line as"),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": "y"\n', "Line 3 of"),
+        ("a.jsonl", '{"text": "x"}\n5\n', "Line 2 of .* is no JSON object"),
+        ("a.jsonl", '"text"\n', "Line 1 of .* is no JSON object"),
         ("a.csv", "", "is empty"),
     ],
 )
@@ -337,7 +342,7 @@ def test_bad_files_among_good_ones_are_named_and_left_out(text_folder: Path, mon
         corpus = load_corpus(text_folder)
     assert set(all_texts(corpus)) == {running_text(60 * part) for part in range(20) if part not in (5, 7, 9)}
     reasons = ["5.txt is no text in UTF-8 (byte 0)", "7.txt is empty", "9.txt is a binary file"]
-    reasons += ["locked.md cannot be read (Permission denied)", "rows.jsonl is no table of texts"]
+    reasons += ["locked.md cannot be read (Permission denied)", "rows.jsonl is no JSON object"]
     assert len(warned) == 1
     assert [reason for reason in reasons if reason not in str(warned[0].message)] == []
     assert warned[0].filename == __file__
@@ -588,20 +593,20 @@ def test_begin_token_that_the_tokenizer_does_not_add_changes_nothing(
 
 def test_begin_token_counts_in_what_is_missing(tokenizer: PreTrainedTokenizerBase) -> None:
     corpus = {"train": ["a" * 15], "validation": ["b" * 15], "prompts": ["c" * 14]}
-    with pytest.raises(CorpusError, match=r"fills 0 prompts texts of 16 tokens, and 1 .* at least 15 tokens of text"):
+    with pytest.raises(CorpusError, match="has 0 prompts of 16 tokens, and 1 were asked for"):
         make_texts(corpus, adding(tokenizer, "<begin> $A"), 1, 1, 1, length=16)
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"n_train": 27}, "fills 24 train texts of 16 tokens, and 27 .* 3 more, so at least 48 tokens"),
-        ({"n_validation": 19}, "fills 18 validation texts .* 1 more, so at least 16 tokens"),
-        ({"n_prompts": 7}, "fills 6 prompts texts .* 1 more"),
-        ({"length": 101}, "fills 0 train texts of 101 tokens, and 6 .* at least 606 tokens"),
-        ({"length": 0}, "text of 0 tokens cannot be trained on: choose length=2"),
-        ({"length": 1}, "text of 1 tokens"),
-        ({"length": -5}, "text of -5 tokens"),
+        ({"n_train": 27}, "has 24 training texts of 16 tokens, and 27 were asked for: add texts, or lower"),
+        ({"n_validation": 19}, "has 18 validation texts of 16 tokens, and 19 were asked for: add texts, or lower"),
+        ({"n_prompts": 7}, "has 6 prompts of 16 tokens, and 7 .*: add texts of at least 16 tokens, or ask for fewer"),
+        ({"length": 101}, "has 0 training texts of 101 tokens, and 6 were asked for"),
+        ({"length": 0}, "length is 0, which leaves no token to predict: choose 2"),
+        ({"length": 1}, "length is 1,"),
+        ({"length": -5}, "length is -5,"),
         ({"n_train": 0}, "Each part needs at least one text"),
         ({"n_prompts": -1}, "Each part needs at least one text"),
     ],
