@@ -80,8 +80,10 @@ def bootstrap_interval(
         ValueError: there is no value, or one is not finite.
     """
     array = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=float)
-    if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError("A bootstrap interval needs at least one value, and only finite ones: drop empty texts first.")
+    if array.size == 0:
+        raise ValueError("A bootstrap interval of no values has no meaning: give at least one.")
+    if not np.isfinite(array).all():
+        raise ValueError("A value is nan or inf, so there is no interval: drop texts that are empty.")
     drawn = np.random.default_rng(seed).choice(array, size=(resamples, array.size))
     low, high = np.quantile(statistic(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(statistic(array)), float(low), float(high))

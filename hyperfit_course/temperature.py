@@ -39,7 +39,7 @@ def predictive_entropy(logits: Tensor, temperature: float | Tensor = 1.0) -> Ten
     """
     temperatures = torch.as_tensor(temperature, dtype=torch.float32, device=logits.device)
     if not (temperatures > 0).all():
-        raise ValueError("A temperature must be positive: it divides the logits. For T towards 0, decode greedily.")
+        raise ValueError("A temperature must be positive, since it divides the logits: for 0, decode greedily.")
     entropy = by_rows(_entropy, logits, temperatures.expand(logits.shape[:-1]))
     if not entropy.isfinite().all():
         raise ValueError(NOT_NUMBERS)

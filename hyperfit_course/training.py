@@ -174,7 +174,7 @@ def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
         raise TrainingError(f"The texts have a token {largest}, and the model knows {known}: use its own tokenizer.")
     if not 1 <= config.batch_size <= count:
         raise TrainingError(
-            f"A batch of {config.batch_size} needs as many texts, and there are {count}: choose 1 to {count}."
+            f"batch_size has to be from 1 to {count}, the number of training texts, not {config.batch_size}."
         )
     weights = {(parameter.dtype, parameter.requires_grad) for parameter in model.parameters()}
     if any({(dtype, True), (dtype, False)} <= weights for dtype in HALF):

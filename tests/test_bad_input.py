@@ -105,7 +105,7 @@ STUDY = [
     Bad(
         "a cluster without Dask",
         lambda here: no_dask(here),
-        r"--cluster needs Dask: pip install .* On one machine --jobs",
+        r"--cluster needs Dask: pip install .*, or use --jobs on one machine",
     ),
     Bad(
         "a folder that another study uses",
@@ -118,7 +118,9 @@ STUDY = [
         "holds no study: name one that 'hyperfit study'",
     ),
     Bad(
-        "a damaged study", "hyperfit study --from here/damaged", r"is damaged \(.*\): run the study again with --resume"
+        "a damaged study",
+        "hyperfit study --from here/damaged",
+        r"damaged/about\.json is damaged .*: start the command .* again, with the same options and --out .*damaged",
     ),
 ]
 MODELS = [
@@ -152,9 +154,9 @@ MODELS = [
     ),
     Bad("an adapter without a base", "hyperfit generate here/baseless", "does not name its base: name it with --base"),
     Bad(
-        "an adapter in a pickle", "hyperfit generate here/adapter", "no adapter_model.safetensors, and pickles are not"
+        "an adapter in a pickle", "hyperfit generate here/adapter", r"adapter_model\.bin is not read, .*: save it again"
     ),
-    Bad("a damaged card", "hyperfit generate here/card", "does not say of which model it is: make or fetch the folder"),
+    Bad("a damaged card", "hyperfit generate here/card", "does not name the base of the model: train it, or download"),
 ]
 COMMANDS = [
     Bad(
@@ -164,19 +166,20 @@ COMMANDS = [
     ),
     Bad("a place in no folder", "hyperfit train --out here/none/x", "no folder .*none to put x into: make it first"),
     Bad("no place", "hyperfit train --corpus tales", "This command needs out: see its example with --help"),
-    Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be positive, and --temperature at least 0"),
-    Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature at least 0"),
-    Bad("a study and a model", "hyperfit compare here/study some/model", "compare like with like"),
+    Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be at least 1, not 0"),
+    Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature has to be 0 .*, not -1"),
+    Bad("a study and a model", "hyperfit compare here/study x", "and x is none .*: name two studies, or two"),
     Bad("half a study", "hyperfit compare here/halved here/study", "is no whole study: run 'hyperfit study --from"),
     Bad(
         "a precision for safetensors",
         "hyperfit export x --precision f16 --out here/y",
-        "--precision goes with --to gguf",
+        "--precision goes with --to gguf only: leave it out, or add --to gguf",
     ),
-    Bad("a GGUF file by another name", "hyperfit export x --to gguf --out here/y", r"ends in \.gguf, and not y"),
+    Bad("a GGUF file by another name", "hyperfit export x --to gguf --out here/y", r"end in \.gguf: name it y\.gguf"),
+    Bad("no folder of an adapter", "hyperfit export x --to peft --out here/y", "There is no folder x: check the path"),
     Bad(
         "no adapter to write",
-        "hyperfit export x --to peft --out here/y",
+        "hyperfit export here/mixed --to peft --out here/y",
         "is no adapter, .*: choose --to safetensors or",
     ),
     Bad(
@@ -184,7 +187,7 @@ COMMANDS = [
         "hyperfit export x --to onnx --out here/y",
         "--to has to be one of peft, safetensors, gguf, not onnx",
     ),
-    Bad("a kind without pruning", "hyperfit cache list --kind models", "--kind goes with prune only"),
+    Bad("a kind without pruning", "hyperfit cache list --kind models", "--kind goes with prune only: leave it out"),
     Bad(
         "nothing to prune", "hyperfit cache prune --kind x", "Nothing of the kind x is kept: see 'hyperfit cache list'"
     ),
@@ -228,20 +231,17 @@ TEXTS = [
     Bad(
         "two words", lambda here: load_corpus(here / "short.txt"), r"has \d text\(s\), .*: add texts, or give a longer"
     ),
-    Bad(
-        "a table of something", lambda here: load_corpus(here / "a.csv"), "no text in a column called text, .*: rename"
-    ),
-    Bad(
-        "half a table", lambda here: load_corpus(here / "a.jsonl"), r"no table of texts \(.*\): correct it, or save it"
-    ),
+    Bad("a table of something", lambda here: load_corpus(here / "a.csv"), "no texts in a column called text .*: call"),
+    Bad("half a table", lambda here: load_corpus(here / "a.jsonl"), r"Line 2 of .* is no JSON object: write each"),
     Bad(
         "a folder without texts",
         lambda here: load_corpus(here / "bare"),
-        "holds no .txt.* file with text: put one text",
+        "holds no .txt.* file with text: put the texts",
     ),
     Bad("an unknown asset", lambda here: fetch("modle"), "no asset called 'modle': choose one of model, news, wiki"),
-    Bad("texts of one token", lambda here: texts(length=1), "1 tokens cannot be trained on: choose length=2 or more"),
-    Bad("more texts than there are", lambda here: texts(n_train=10**6), "and 1000000 were asked for: .* are missing"),
+    Bad("texts of one token", lambda here: texts(length=1), "length is 1, .*: choose 2 or more"),
+    Bad("more texts than there are", lambda here: texts(n_train=10**6), "and 1000000 were asked for: add texts, or"),
+    Bad("more prompts than there are", lambda here: texts(n_prompts=10**6), "add texts of at least 128 tokens, or ask"),
     Bad(
         "a file in the way of the cache", lambda here: in_the_way(here), "set HYPERFIT_CACHE to a folder where there is"
     ),
@@ -255,20 +255,21 @@ LIBRARY = [
     Bad("an unknown place", lambda here: choose_blocks(tiny_model(), 1, "end"), "no place 'end': choose from first,"),
     Bad("no rank", lambda here: late_stage_lora(tiny_model(), 1, 0), "rank of an adapter is at least 1, not 0"),
     Bad("a model that is frozen", lambda here: train(frozen=True), r"every parameter is frozen \(requires_grad"),
-    Bad("a batch of nothing", lambda here: train(batch_size=0), "A batch of 0 needs as many texts, and there are"),
+    Bad("a batch of nothing", lambda here: train(batch_size=0), "batch_size has to be from 1 to 2, .*, not 0"),
     Bad("a prompt longer than the model", lambda here: too_long(), "exceed the model's context of 128: ask for fewer"),
     Bad(
-        "a temperature of zero", lambda here: predictive_entropy(torch.zeros(1, 3), 0.0), "must be positive: it divides"
+        "a temperature of zero", lambda here: predictive_entropy(torch.zeros(1, 3), 0.0), "must be positive, .*: for 0"
     ),
     Bad(
         "tokens of another model", lambda here: token_ranks(torch.zeros(1, 3), torch.tensor([7])), "go from 0 to 2 here"
     ),
-    Bad("no values", lambda here: bootstrap_interval([]), "needs at least one value, .*: drop empty texts first"),
-    Bad("one seed", lambda here: t_interval([0.5]), "needs two values at least, .*: train with another seed"),
+    Bad("no values", lambda here: bootstrap_interval([]), "of no values has no meaning: give at least one"),
+    Bad("a value of nothing", lambda here: bootstrap_interval([float("nan")]), "is nan or inf, .*: drop texts that"),
+    Bad("one seed", lambda here: t_interval([0.5]), "needs two values at least, and there is 1: train with another"),
     Bad(
         "results that nobody has recorded",
         lambda here: recorded("dreams"),
-        "no results/dreams.json: run 'make results'",
+        "no record 'dreams': choose one of .*, or, if 'make results' makes",
     ),
     Bad(
         "no file of the live page",

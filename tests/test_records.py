@@ -39,5 +39,8 @@ def test_result_that_was_recorded_before_keeps_where_it_came_from(package: Path)
 
 
 def test_results_that_were_never_recorded_are_reported(package: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no results/nothing\.json: run 'make results'"):
+    save_results(package / "results" / "arms.json", [{"arm": "tales"}])
+    with pytest.raises(
+        FileNotFoundError, match=r"no record 'nothing': choose one of arms, or, if 'make results' makes it, run"
+    ):
         recorded("nothing")

@@ -166,7 +166,7 @@ def test_absurd_learning_rate_is_reported(splits: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 9}, "A batch of 9 needs as many texts, and there are 8: choose 1 to 8"),
+        ({"batch_size": 9}, "batch_size has to be from 1 to 8, the number of training texts, not 9"),
         ({"batch_size": 0}, "A batch of 0"),
         ({"epochs": 0}, "must be positive"),
         ({"learning_rate": -1.0}, "must be positive"),

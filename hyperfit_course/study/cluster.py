@@ -88,7 +88,7 @@ def _connected(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError as error:
         raise StudyError(
-            "--cluster needs Dask: pip install 'hyperfit-course[cluster]'. On one machine --jobs does without it."
+            "--cluster needs Dask: pip install 'hyperfit-course[cluster]', or use --jobs on one machine."
         ) from error
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)

@@ -55,8 +55,14 @@ def recorded(name: str) -> list[dict[str, Any]]:
         FileNotFoundError: nothing has been recorded under that name.
     """
     # An installed package carries the results inside; in a checkout they stand beside the package.
-    for folder in (PACKAGE / "results", PACKAGE.parent / "results"):
-        path = folder / f"{name}.json"
-        if path.is_file():
-            return list(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    raise FileNotFoundError(f"There is no results/{name}.json: run 'make results' in a checkout of the course.")
+    found = {
+        path.stem: path
+        for folder in (PACKAGE.parent / "results", PACKAGE / "results")
+        for path in sorted(folder.glob("*.json"))
+    }
+    if name not in found:
+        raise FileNotFoundError(
+            f"There is no record {name!r}: choose one of {', '.join(found)}, or, if 'make results' makes it, run that in "
+            "a checkout of the course."
+        )
+    return list(json.loads(found[name].read_text(encoding="utf-8"))["rows"])

@@ -81,8 +81,10 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Estimate:
         ValueError: there are fewer than two values, or one is not finite.
     """
     array = np.asarray(values, dtype=float)
-    if array.size < 2 or not np.isfinite(array).all():
-        raise ValueError("A t interval needs two values at least, and only finite ones: train with another seed.")
+    if array.size < 2:
+        raise ValueError(f"A t interval needs two values at least, and there is {array.size}: train with another seed.")
+    if not np.isfinite(array).all():
+        raise ValueError("A value is nan or inf, so there is no interval: find the row that it comes from.")
     error = float(array.std(ddof=1)) / math.sqrt(array.size)
     reach = float(stats.t.ppf((1 + level) / 2, array.size - 1)) * error
     mean = float(array.mean())
