@@ -135,7 +135,7 @@ def test_every_submission_gets_its_points(grades: pd.DataFrame, student: str, po
         ("forks_below_python", "find_loop", "code cell 2 ran for more than 3 seconds"),
         ("prints", "find_loop", "code cell 1 ran for more than 3 seconds"),
         ("fills_memory", "find_loop", "MemoryError"),
-        ("no_notebook", "find_loop", "The file is no notebook: NotJSONError. Ask for it again as Jupyter"),
+        ("no_notebook", "find_loop", "The file is no notebook: ask for it again as Jupyter"),
         ("another", "", "defines no function of any exercise"),
         ("in_markdown", "type_token_ratio", "is in a Markdown cell, so it was not run: turn the cell back into a code"),
         ("in_markdown", "find_loop", "it is deleted, or the notebook is of another version"),
@@ -253,13 +253,11 @@ def test_a_notebook_is_read_however_it_is_encoded(tmp_path: Path, encoding: str)
 def test_a_file_that_is_no_notebook_is_refused_with_what_to_ask_for(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "anna.ipynb"
     path.write_bytes(content)
-    with pytest.raises(
-        GradingError, match=r"no notebook: \w+\. Ask for it again as Jupyter or Colab saves it, in UTF-8"
-    ):
+    with pytest.raises(GradingError, match=r"no notebook: ask for it again as Jupyter or Colab saves it, in UTF-8"):
         submissions.read_cells(path)
     (row,) = grading.grade_notebook(path, tmp_path)
     assert (row.student, row.exercise, row.possible, row.graded) == ("anna", "", 0, False)
-    assert "names no page, so its possible points are not counted" in row.message
+    assert "possible points are not counted, since its name tells no page" in row.message
 
 
 def test_the_ids_of_cells_are_not_warned_about(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

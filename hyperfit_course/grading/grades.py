@@ -21,6 +21,7 @@ from hyperfit_course.checks import exercises
 from hyperfit_course.grading import isolation, runner
 from hyperfit_course.grading.ledger import Ledger
 from hyperfit_course.grading.submissions import (
+    LINK,
     Cell,
     GradingError,
     handed_in,
@@ -37,7 +38,6 @@ NOT_READ = (
     "The file is not read, and costs no points: only notebooks (.ipynb) are. If it holds an answer, ask for that."
 )
 NO_FILE = "There is no file in the folder."
-LINK = "It is a link, and is not followed: ask for the file itself."
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _unreadable(relative: Path, why: str) -> list[Grade]:
     """Rows of a notebook that cannot be read: its possible points count, as far as its name tells them."""
     page = page_named(relative)
     if page is None:
-        return [_not_graded(relative, f"{why} Its name names no page, so its possible points are not counted.")]
+        return [_not_graded(relative, f"{why} Its possible points are not counted, since its name tells no page.")]
     return [_not_graded(relative, why, name, possible) for name, possible in exercises()[page].items()]
 
 

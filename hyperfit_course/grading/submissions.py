@@ -19,6 +19,7 @@ class GradingError(ValueError):
     """Nothing can be graded; the message says why and what to do."""
 
 
+LINK = "It is a link, and is not followed: ask for the file itself."
 MOST_MEGABYTES = 30  #: Of a notebook; one of this course with its outputs has less than two.
 
 
@@ -80,8 +81,10 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         GradingError: the file is no notebook, too large for one, or a link.
     """
-    if path.is_symlink() or not path.is_file():
-        raise GradingError("It is a link or no ordinary file, and is not followed: ask for the notebook itself.")
+    if path.is_symlink():
+        raise GradingError(LINK)
+    if not path.is_file():
+        raise GradingError("It is no ordinary file: ask for the notebook.")
     if path.stat().st_size > MOST_MEGABYTES * 1_000_000:
         raise GradingError(
             f"The file has {path.stat().st_size / 1e6:,.0f} MB, and a notebook of this course less than "
@@ -93,9 +96,11 @@ def read_cells(path: Path) -> list[Cell]:
             warnings.simplefilter("ignore")  # about the ids of cells, which do not matter here
             notebook = nbformat.reads(raw.decode(json.detect_encoding(raw)), as_version=4)
         return [Cell(str(cell.cell_type), _python(cell)) for cell in notebook.cells]
+    except OSError as error:
+        raise GradingError(f"The file cannot be read ({error.strerror}): change its permissions.") from error
     except Exception as error:  # the parser raises many kinds
         raise GradingError(
-            f"The file is no notebook: {type(error).__name__}. Ask for it again as Jupyter or Colab saves it, in UTF-8."
+            "The file is no notebook: ask for it again as Jupyter or Colab saves it, in UTF-8."
         ) from error
 
 
@@ -122,7 +127,9 @@ def page_of(cells: list[Cell]) -> str:
         ranked[page] = (page in imported and common > 0, common, page in imported)
     page = max(ranked, key=lambda page: ranked[page])
     if not any(ranked[page]):
-        raise GradingError("The notebook defines no function of any exercise: it is another notebook, or empty.")
+        raise GradingError(
+            "The notebook defines no function of any exercise: ask the student for that of the exercises."
+        )
     return page
 
 
