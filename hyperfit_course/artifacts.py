@@ -43,18 +43,29 @@ def cache_dir() -> Path:
     Raises:
         CacheError: the folder cannot be made or written to.
     """
-    path = Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("hyperfit-course", appauthor=False))
-    path = path.expanduser().absolute()
+    path = _cache_path()
     with disk_errors(path):
+        for place in (path, *path.parents):
+            if place.is_file():
+                raise CacheError(
+                    f"The cache cannot be {path}, since {place} is a file: set {CACHE_VARIABLE} to a folder."
+                )
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()  # os.access says yes to root on read-only mounts, so try it
     return path
+
+
+def _cache_path() -> Path:
+    path = Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("hyperfit-course", appauthor=False))
+    return path.expanduser().absolute()
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's errors about ``path`` into one sentence that says what to do."""
     hint = f"set {CACHE_VARIABLE} to a folder where there is room and that you may write to"
+    if not path.absolute().is_relative_to(_cache_path()):
+        hint = "name another place, in a command with --out"
     try:
         yield
     except (OSError, SafetensorError) as error:

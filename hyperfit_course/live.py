@@ -54,7 +54,7 @@ def load(path: str | Path) -> LiveText:
         return _read(data)
     except FileNotFoundError as error:
         raise LiveError(
-            f"There is no file {path}: press 'Save for the notebook' on the page, and give its path."
+            f"There is no file {path}: press 'Save for the notebook' on the page 'Write with it', and give its path."
         ) from error
     except OSError as error:
         raise LiveError(

@@ -90,6 +90,13 @@ def load_model(
 
 def _why_not(source: str, path: Path, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if path.is_dir() and any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
+        return (
+            f"The folder {path} has weights as .bin only, and loading those may run code: save the model there again "
+            "with save_pretrained."
+        )
+    if path.is_dir() and "tokenizer" in reason:
+        return f"The folder {path} has no tokenizer that can be loaded: save that of the model there too ({reason})."
     if path.is_dir():
         return f"The folder {path} holds no model that transformers can load from safetensors: save it anew ({reason})."
     return (
@@ -110,7 +117,9 @@ def _dequantised(gguf: Path) -> Path:
                 quantised = AutoModelForCausalLM.from_pretrained(folder_name, dtype=torch.float32, **options)
                 tokenizer = AutoTokenizer.from_pretrained(folder_name, **options)
         except Exception as error:  # transformers and gguf raise many kinds for a broken file
-            raise ModelError(f"The file {gguf} is no GGUF model: fetch it again, or another ({error}).") from error
+            raise ModelError(
+                f"The file {gguf} is no GGUF model: fetch it again, or choose another ({error})."
+            ) from error
         # transformers refuses to save what came from a GGUF file: move the weights to a model without that mark.
         config = copy.deepcopy(quantised.config)
         del config.quantization_config

@@ -130,11 +130,15 @@ MODELS = [
         r"no config\.json.*: name the folder of a saved",
     ),
     Bad("no such GGUF file", "hyperfit doctor --model here/none.gguf", r"no file .*none\.gguf: check the path"),
-    Bad("a file that is no GGUF model", lambda here: load_model(here / "broken.gguf"), "is no GGUF model: fetch"),
+    Bad(
+        "a file that is no GGUF model",
+        lambda here: load_model(here / "broken.gguf"),
+        "is no GGUF model: fetch it again, or choose",
+    ),
     Bad(
         "a model in a pickle",
         "hyperfit study --model here/pickle",
-        "no model that transformers can load from safetensors",
+        "has weights as .bin only, .*: save the model there again",
     ),
     Bad(
         "a model with code of its own", "hyperfit study --model here/code", "none is ever run: choose a model of a kind"
@@ -205,15 +209,11 @@ GRADING = [
         "two graders of one table", "hyperfit grade here/class --out here/taken.csv", "Another run is writing .*: wait"
     ),
     Bad("a submission of 2 GB", lambda here: row(here, "large.ipynb"), "has 2,147 MB, .*: ask for it without outputs"),
-    Bad("a link to the grader", lambda here: row(here, "link.ipynb"), "is a link or no ordinary file, .*: ask for"),
-    Bad("a pipe", lambda here: row(here, "pipe.ipynb"), "no ordinary file, and is not followed: ask for the notebook"),
-    Bad(
-        "a text for a notebook", lambda here: row(here, "text.ipynb"), "no notebook: NotJSONError. Ask for it again as"
-    ),
-    Bad("brackets without end", lambda here: row(here, "deep.ipynb"), "is no notebook: .*Ask for it again as Jupyter"),
-    Bad(
-        "another notebook", lambda here: row(here, "other.ipynb"), "no function of any exercise: it is another notebook"
-    ),
+    Bad("a link to the grader", lambda here: row(here, "link.ipynb"), "It is a link, .*: ask for the file itself"),
+    Bad("a pipe", lambda here: row(here, "pipe.ipynb"), "It is no ordinary file: ask for the notebook"),
+    Bad("a text for a notebook", lambda here: row(here, "text.ipynb"), "is no notebook: ask for it again as Jupyter"),
+    Bad("brackets without end", lambda here: row(here, "deep.ipynb"), "is no notebook: ask for it again as Jupyter"),
+    Bad("another notebook", lambda here: row(here, "other.ipynb"), "no function of any exercise: ask the student for"),
     Bad("a name of two lines", lambda here: row(here, "a\nb: 6 of 6 points.ipynb"), r"\[a\\nb: 6 of 6 points\]"),
     Bad("a name that is a formula", lambda here: row(here, "=1+1.ipynb"), r"\['=1\+1\]"),
 ]
@@ -243,7 +243,9 @@ TEXTS = [
     Bad("more texts than there are", lambda here: texts(n_train=10**6), "and 1000000 were asked for: add texts, or"),
     Bad("more prompts than there are", lambda here: texts(n_prompts=10**6), "add texts of at least 128 tokens, or ask"),
     Bad(
-        "a file in the way of the cache", lambda here: in_the_way(here), "set HYPERFIT_CACHE to a folder where there is"
+        "a file in the way of the cache",
+        lambda here: in_the_way(here),
+        "The cache cannot be .*, since .*empty.txt is a file: set",
     ),
 ]
 LIBRARY = [
@@ -274,7 +276,7 @@ LIBRARY = [
     Bad(
         "no file of the live page",
         lambda here: live.load(here / "none"),
-        "no file .*none: press 'Save for the notebook'",
+        "no file .*none: press 'Save .*' on the page 'Write",
     ),
     Bad(
         "another JSON file",

@@ -189,7 +189,14 @@ def test_name_that_leads_nowhere_is_answered_in_one_sentence(
 def test_weights_in_a_pickle_are_refused(folder: Path, model: PreTrainedModel) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="holds no model that transformers can load from safetensors"):
+    with pytest.raises(ModelError, match="has weights as .bin only, and loading those may run code: save the model"):
+        load_model(folder, "cpu")
+
+
+def test_folder_without_a_tokenizer_is_named_as_that(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="has no tokenizer that can be loaded: save that of the model there too"):
         load_model(folder, "cpu")
 
 

@@ -62,7 +62,7 @@ def recorded(name: str) -> list[dict[str, Any]]:
     }
     if name not in found:
         raise FileNotFoundError(
-            f"There is no record {name!r}: choose one of {', '.join(found)}, or, if 'make results' makes it, run that in "
-            "a checkout of the course."
+            f"There is no record {name!r}: choose one of {', '.join(found)}, or, if 'make results' makes it, run that "
+            "in a checkout of the course."
         )
     return list(json.loads(found[name].read_text(encoding="utf-8"))["rows"])
