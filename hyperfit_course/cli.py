@@ -14,11 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 if all went well, 1 if a part of the work could not be done, 2 for a wrong command, 130 if it
         was interrupted.
     """
-    try:
-        parsed = build(COMMANDS).parse_args(arguments)
-    except UnicodeDecodeError as error:
-        print(f"A configuration file is no text in UTF-8 ({error.reason}): save it as UTF-8.", file=sys.stderr)
-        return 2
+    parsed = build(COMMANDS).parse_args(arguments)
     command = COMMANDS[parsed.command]
     record, more = told(command, parsed[parsed.command])
     try:

@@ -145,8 +145,9 @@ def test_bad_file_is_refused_and_what_is_wrong_is_named(
 
 def test_file_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
-    assert main(["study", "--config", str(tmp_path / "a.yaml")]) == 2
-    assert "no text in UTF-8" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["study", "--config", str(tmp_path / "a.yaml")])
+    assert "a.yaml is no text in UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,28 +2,90 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+
+from hyperfit_course.commands.options import POSITIONAL
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 
 
-def in_plain_words(message: str) -> str:
-    """A complaint of jsonargparse in the words of the command line; one that is not known here stays as it is."""
+def in_plain_words(message: str, command: str, options: Collection[str]) -> str:
+    """A complaint of jsonargparse in the words of the command line; one that is not known here stays as it is.
+
+    Args:
+        message: of the parser.
+        command: whose parser it is: ``hyperfit``, or ``hyperfit study``.
+        options: of that command, such as ``--seeds``.
+    """
     if found := re.match(r"the following arguments are required: (.+)", message):
-        names = [name.rpartition(".")[2] for name in found[1].split(", ")]
-        return f"This command needs {', '.join(names)}: see its example with --help."
-    if found := re.match(r"Subcommand '(\w+)' does not accept option", message):
-        return f"{message}: see those that there are with 'hyperfit {found[1]} --help'."
+        needs = [_written(*name.split(".", 1)) for name in found[1].split(", ")]
+        asked = f"hyperfit {found[1].partition('.')[0]}"
+        return f"'{asked}' needs {' and '.join(needs)}: see the example in '{asked} --help'."
+    if found := re.match(r"argument COMMAND: invalid choice: (.*) \(choose from (.*)\)", message):
+        return f"There is no command {found[1]}: choose from {found[2].replace(chr(39), '')}."
+    if message.startswith('expected "command" to be one of'):
+        return "There is no command: choose one that 'hyperfit --help' names."
+    if found := re.match(r"argument (--\w+): expected one argument", message):
+        return f"{found[1]} needs a value: see the example in '{command} --help'."
+    if found := re.match(r"unrecognized arguments: ((\S+).*)", message, re.S):
+        if found[2].startswith("-"):
+            return _unknown(found[2].partition("=")[0], command, options)
+        hint = "remove it, write a list with commas (0,1,2), or put a text with spaces into quotes"
+        return f"'{command}' has no place for {found[1]!r}: {hint}."
+    return _of_a_value(message, command)
+
+
+def _written(command: str, name: str) -> str:
+    return name if name in POSITIONAL.get(command, ()) else f"--{name}"
+
+
+def _unknown(name: str, command: str, known: Collection[str], where: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    end = f"did you mean {close[0]}?" if close else f"see those that there are with '{command} --help'."
+    return f"'{command}' has no option {name}{where}: {end}"
+
+
+def _of_a_value(message: str, command: str) -> str:
     found = re.match(r'Parser key "(?P<key>[\w.]+)":\s*(?P<rest>.*)', message, re.S)
     if not found:
         return message
-    option, rest = f"--{found['key']}", found["rest"]
+    option, rest = _written(command.rpartition(" ")[2], found["key"]), found["rest"]
     if choice := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", rest):
-        return f"{option} has to be one of {choice[1].replace(chr(39), '')}, not {choice[2]}."
+        return f"{option} has to be one of {choice[1].replace(chr(39), '')}, not {choice[2]!r}."
     if file := re.search(r"File does not exist: (.*)", rest):
         return f"There is no file {file[1]}: check the path behind {option}."
     wanted = re.search(r"Not of type \w+: expected ([^\n]+)", rest) or re.search(r"Expected an? <class '(\w+)'>", rest)
     given = re.search(r"Given value: ([^\n]*)", rest) or re.search(r"Got value: ([^\n]*)", rest)
     if wanted and given:
-        return f"{option} has to be {_KINDS.get(wanted[1], wanted[1])}, not {given[1]}."
+        return f"{option} has to be {_KINDS.get(wanted[1], wanted[1])}, not {given[1]!r}."
     return message
+
+
+def fault_of(path: Path, command: str, options: Collection[str]) -> str | None:
+    """What is wrong with a file of options, as a sentence, or ``None``; whether there is one, the parser says.
+
+    Args:
+        path: of the file.
+        command: that shall be told its options, such as ``hyperfit study``.
+        options: that the command has, as a file names them.
+    """
+    if path.is_dir():
+        return f"{path} is a folder, and --config takes a file of options: name the file."
+    if not path.is_file():
+        return None
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        return f"{path} is no text in UTF-8 ({error.reason}): save it as UTF-8."
+    except yaml.YAMLError as error:
+        line = f", in line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) else ""
+        return f"{path} is no YAML{line}: write each option in a line, such as 'epochs: 8'."
+    if not isinstance(found, dict):
+        return f"{path} holds no options: write each in a line, such as 'epochs: 8'."
+    unknown = [str(name) for name in found if name not in options]
+    return _unknown(unknown[0], command, options, f", which {path} names") if unknown else None

@@ -15,6 +15,15 @@ def _needed(text: str) -> Any:
     return field(metadata={"help": text})
 
 
+POSITIONAL = {
+    "generate": ("tuned",),
+    "compare": ("a", "b"),
+    "export": ("model",),
+    "cache": ("action",),
+    "grade": ("submissions",),
+}
+"""What a command is told without the name of an option."""
+
 MODEL = "hub id, folder, GGUF file, or what 'hyperfit train' wrote; the course's model if left out"
 
 

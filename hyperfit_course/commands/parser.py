@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
 from jsonargparse.typing import register_type
 
 from hyperfit_course.commands import options as known
-from hyperfit_course.commands.complaints import in_plain_words
+from hyperfit_course.commands.complaints import fault_of, in_plain_words
 from hyperfit_course.study.config import PART_NAMES, Names, Numbers, StudyConfig
 
 LISTS = {
     Names: "words, such as full,last5",
     Numbers: "whole numbers, such as 0,1,2",
 }
-POSITIONAL = {"train": (), "generate": ("tuned",), "compare": ("a", "b"), "export": ("model",), "cache": ("action",)}
-POSITIONAL |= {"grade": ("submissions",)}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -30,7 +29,21 @@ class _Parser(ArgumentParser):
     """Complains in sentences."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        super().error(in_plain_words(message), ex)
+        super().error(in_plain_words(message, self.command, self._option_string_actions), ex)
+
+    @property
+    def command(self) -> str:
+        """``hyperfit``, or with the name of the subcommand behind it."""
+        return str(self.prog).replace(" [options]", "")
+
+
+class _File(ActionConfigFile):
+    """A file of options, which is looked at before they are."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        if fault := fault_of(Path(values), parser.command, {action.dest for action in parser._actions}):
+            parser.error(fault)
+        super().__call__(parser, cfg, values, option_string)
 
 
 @dataclass(frozen=True)
@@ -74,12 +87,10 @@ def _register(kind: type, wanted: str) -> None:
 def _subparser(name: str, command: Command) -> ArgumentParser:
     text = "\n\n".join(part for part in (f"{command.what[0].upper()}{command.what[1:]}.", command.notes) if part)
     parser = _Parser(description=text, epilog=f"Example:\n  {command.example}", formatter_class=_Help)
-    parser.add_argument(
-        "--config", action="config", help="a YAML file with these options; those given here win over it"
-    )
+    parser.add_argument("--config", action=_File, help="a YAML file with these options; those given here win over it")
     for option, settings in command.more:
         parser.add_argument(option, **settings)
-    positional = POSITIONAL.get(name, ())
+    positional = known.POSITIONAL.get(name, ())
     for each in fields(command.options):
         if each.name in positional:
             parser.add_argument(each.name, type=_type_of(command.options, each.name), help=each.metadata["help"])

@@ -41,7 +41,10 @@ def train(options: Training) -> int:
         StudyError: it cannot be trained or saved as asked.
     """
     out = new_place(options.out)
-    config = _as_study(options).resolved()
+    try:
+        config = _as_study(options).resolved()
+    except StudyError as error:  # which names the options of a study
+        raise StudyError(str(error).replace("--lora_", "--")) from error
     check_source(options.model)
     arm = arms_of(config)[1]
     subject = subject_of(config)
