@@ -151,7 +151,7 @@ def _json_row(line: str, number: int, path: Path) -> dict:
     with contextlib.suppress(ValueError):
         if isinstance(row := json.loads(line), dict):
             return row
-    raise CorpusError(f'Line {number} of {path} is no JSON object: write each line as {{"text": "..."}}.')
+    raise CorpusError(f'{path} has no JSON object in line {number}: write each line as {{"text": "..."}}.')
 
 
 def _read_text(path: Path) -> str:

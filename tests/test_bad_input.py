@@ -58,21 +58,36 @@ class Bad:
 
 
 STUDY = [
-    Bad("no such command", "hyperfit stody", r"invalid choice: 'stody'"),
-    Bad("a word for a number", "hyperfit study --epochs many", "--epochs has to be a whole number, not many"),
+    Bad("no such command", "hyperfit stody", "There is no command 'stody': choose from study, train"),
+    Bad("a misspelt option", "hyperfit study --sedes 1", "has no option --sedes: did you mean --seeds"),
+    Bad("a dash for a line", "hyperfit train --learning-rate 1 --out here/x", "did you mean --learning_rate"),
+    Bad("an option of nothing", "hyperfit study --colour red", "has no option --colour: see .*hyperfit study --help"),
+    Bad("a list with spaces", "hyperfit study --seeds 0 1 2", "has no place for '1 2': .* write a list with commas"),
+    Bad("an option without a value", "hyperfit study --from", "--from needs a value: see .*hyperfit study --help"),
+    Bad("a word for a number", "hyperfit study --epochs many", "--epochs has to be a whole number, not 'many'"),
+    Bad("no number", "hyperfit study --epochs=", "--epochs has to be a whole number, not ''"),
     Bad(
         "an unknown preset",
         "hyperfit study --preset large",
-        "--preset has to be one of quick, standard, paper, not large",
+        "--preset has to be one of quick, standard, paper, not 'large'",
     ),
     Bad(
         "no such configuration",
         "hyperfit study --config here/none.yaml",
         r"no file .*none\.yaml.*: check the path behind --config",
     ),
-    Bad("a misspelt option in a file", "hyperfit study --config here/misspelt.yaml", "does not accept option 'sedes'"),
-    Bad("a file that is no text", "hyperfit study --config here/binary.txt", "no text in UTF-8 .*: save it as UTF-8"),
-    Bad("words for seeds", "hyperfit study --seeds one", "--seeds has to be whole numbers, such as 0,1,2, not one"),
+    Bad("a folder for a configuration", "hyperfit study --config here/mixed", "mixed is a folder, .*: name the file"),
+    Bad(
+        "a misspelt option in a file",
+        "hyperfit study --config here/misspelt.yaml",
+        "no option sedes, .*yaml names: did you mean seeds",
+    ),
+    Bad("a file that is no text", "hyperfit study --config here/binary.txt", "txt is no text in UTF-8 .*: save it as"),
+    Bad(
+        "a file that is no YAML", "hyperfit study --config here/broken.yaml", "is no YAML, in line 2: write each option"
+    ),
+    Bad("a file without options", "hyperfit study --config here/list.yaml", "holds no options: write each in a line"),
+    Bad("words for seeds", "hyperfit study --seeds one", "--seeds has to be whole numbers, such as 0,1,2, not 'one'"),
     Bad("one seed twice", "hyperfit study --seeds 1,1", "--seeds 1,1 has 1 twice: name each once"),
     Bad("no seed", "hyperfit study --seeds ,", "--seeds is empty: name at least one, such as 0,1,2"),
     Bad("an arm without a number", "hyperfit study --arms last", r"no arm 'last': write full, all, .*last5"),
@@ -81,7 +96,9 @@ STUDY = [
     Bad("texts too short to measure", "hyperfit study --length 32", "--length has to be at least 64, not 32"),
     Bad("no epoch", "hyperfit study --epochs 0", "--epochs has to be at least 1, not 0"),
     Bad(
-        "a rate that is no number", "hyperfit study --learning_rate nan", "--learning_rate has to be a number, not nan"
+        "a rate that is no number",
+        "hyperfit study --learning_rate nan",
+        "--learning_rate has to be a number, not 'nan'",
     ),
     Bad(
         "a batch of more than all texts",
@@ -169,7 +186,11 @@ COMMANDS = [
         "is there already: name another with --out, or remove",
     ),
     Bad("a place in no folder", "hyperfit train --out here/none/x", "no folder .*none to put x into: make it first"),
-    Bad("no place", "hyperfit train --corpus tales", "This command needs out: see its example with --help"),
+    Bad(
+        "no place", "hyperfit train --corpus tales", "'hyperfit train' needs --out: see the example in 'hyperfit train"
+    ),
+    Bad("no model", "hyperfit generate", "'hyperfit generate' needs tuned: see the example"),
+    Bad("no epoch of adapters", "hyperfit train --arm last1 --epochs 0 --out here/x", " --epochs has to be at least 1"),
     Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be at least 1, not 0"),
     Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature has to be 0 .*, not -1"),
     Bad("a study and a model", "hyperfit compare here/study x", "and x is none .*: name two studies, or two"),
@@ -189,7 +210,12 @@ COMMANDS = [
     Bad(
         "an unknown form",
         "hyperfit export x --to onnx --out here/y",
-        "--to has to be one of peft, safetensors, gguf, not onnx",
+        "--to has to be one of peft, safetensors, gguf, not 'onnx'",
+    ),
+    Bad(
+        "nothing to do to the cache",
+        "hyperfit cache lst",
+        "(?<!-)action has to be one of list, verify, prune, not 'lst'",
     ),
     Bad("a kind without pruning", "hyperfit cache list --kind models", "--kind goes with prune only: leave it out"),
     Bad(
@@ -232,7 +258,9 @@ TEXTS = [
         "two words", lambda here: load_corpus(here / "short.txt"), r"has \d text\(s\), .*: add texts, or give a longer"
     ),
     Bad("a table of something", lambda here: load_corpus(here / "a.csv"), "no texts in a column called text .*: call"),
-    Bad("half a table", lambda here: load_corpus(here / "a.jsonl"), r"Line 2 of .* is no JSON object: write each"),
+    Bad(
+        "half a table", lambda here: load_corpus(here / "a.jsonl"), r"a\.jsonl has no JSON object in line 2: write each"
+    ),
     Bad(
         "a folder without texts",
         lambda here: load_corpus(here / "bare"),
@@ -342,6 +370,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("here")
     files = {
         "misspelt.yaml": "sedes: [1]\n",
+        "broken.yaml": "epochs: [1\nseeds: }",
+        "list.yaml": "- 1\n",
         "empty.txt": "",
         "binary.txt": b"\xff\xfe\x00",
         "zeros.txt": "a\0b",

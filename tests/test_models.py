@@ -189,7 +189,7 @@ def test_name_that_leads_nowhere_is_answered_in_one_sentence(
 def test_weights_in_a_pickle_are_refused(folder: Path, model: PreTrainedModel) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="has weights as .bin only, and loading those may run code: save the model"):
+    with pytest.raises(ModelError, match=r"has weights as \.bin only, and loading those may run code: save the model"):
         load_model(folder, "cpu")
 
 
