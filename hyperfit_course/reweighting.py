@@ -31,8 +31,11 @@ def token_ranks(logits: Tensor, tokens: Tensor) -> Tensor:
     """
     vocabulary = logits.shape[-1]
     check_one_each(logits, tokens, "token")
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-        raise ValueError(f"Token ids go from 0 to {vocabulary - 1} here: use the tokenizer of the logits' model.")
+    if len(outside := tokens[(tokens < 0) | (tokens >= vocabulary)]):
+        raise ValueError(
+            f"The token id {int(outside[0])} is not among those of the logits, 0 to {vocabulary - 1}: use the tokenizer "
+            "of the logits' model."
+        )
     check_numbers(logits)
     return by_rows(_ranks, logits, tokens)
 

@@ -284,14 +284,16 @@ LIBRARY = [
     ),
     Bad("an unknown place", lambda here: choose_blocks(tiny_model(), 1, "end"), "no place 'end': choose from first,"),
     Bad("no rank", lambda here: late_stage_lora(tiny_model(), 1, 0), "rank of an adapter is at least 1, not 0"),
-    Bad("a model that is frozen", lambda here: train(frozen=True), r"every parameter is frozen \(requires_grad"),
+    Bad("a model that is frozen", lambda here: train(frozen=True), "Nothing in the model is trainable: set"),
     Bad("a batch of nothing", lambda here: train(batch_size=0), "batch_size has to be from 1 to 2, .*, not 0"),
     Bad("a prompt longer than the model", lambda here: too_long(), "exceed the model's context of 128: ask for fewer"),
     Bad(
         "a temperature of zero", lambda here: predictive_entropy(torch.zeros(1, 3), 0.0), "must be positive, .*: for 0"
     ),
     Bad(
-        "tokens of another model", lambda here: token_ranks(torch.zeros(1, 3), torch.tensor([7])), "go from 0 to 2 here"
+        "tokens of another model",
+        lambda here: token_ranks(torch.zeros(1, 3), torch.tensor([7])),
+        "token id 7 is not among .* 0 to 2: use",
     ),
     Bad("no values", lambda here: bootstrap_interval([]), "of no values has no meaning: give at least one"),
     Bad("a value of nothing", lambda here: bootstrap_interval([float("nan")]), "is nan or inf, .*: drop texts that"),
