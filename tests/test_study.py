@@ -283,6 +283,24 @@ def test_folder_of_another_study_is_refused_and_resume_keeps_what_fits(
     assert tried == ["training 1", "writing 1", "prediction 1", "geometry 1"]
 
 
+def test_resume_with_other_seeds_keeps_what_was_finished(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(TINY, model=saved, arms=Names(["full"]), parts=Names(["training"]))
+    out, rows = tmp_path / "study", tmp_path / "study" / "rows"
+    run.study(config, str(out))
+    first = (rows / "training_hyperfitted_seed_0.json").read_bytes()
+    capsys.readouterr()
+    run.study(replace(config, seeds=Numbers([5])), str(out), resume=True)
+    assert "1 finished parts" in capsys.readouterr().out
+    assert {row["seed"] for row in data_of(out)["rows"]} == {5}
+    assert (rows / "training_hyperfitted_seed_0.json").read_bytes() == first
+    run.study(replace(config, seeds=Numbers([0, 5])), str(out), resume=True)
+    assert "finished parts" not in capsys.readouterr().out
+    assert {row["seed"] for row in data_of(out)["rows"]} == {0, 5}
+    assert (rows / "training_hyperfitted_seed_0.json").read_bytes() == first
+
+
 def test_other_weights_under_the_same_name_are_another_study(saved: str, tmp_path: Path) -> None:
     config = replace(TINY, model=saved, parts=Names(["prediction"]))
     run.study(config, str(tmp_path / "study"))

@@ -187,10 +187,18 @@ def _measure(config: StudyConfig, folder: Path, about: dict[str, Any], workers: 
     parts_of: dict[StudyArm, list[str]] = {}
     for part, arm in tasks:
         parts_of.setdefault(arm, []).append(part)
-    for old in (folder / ROWS).glob("*.json"):  # what failed is tried again, and what is no longer wanted goes
+    wanted, others = {file_of(*task) for task in tasks}, 0
+    for old in (folder / ROWS).glob("*.json"):  # what failed is tried again, and what was finished stays
         rows = json.loads(old.read_text(encoding="utf-8"))["rows"]
-        if old.stem not in {file_of(*task) for task in tasks} or any(FAILED in row for row in rows):
+        if any(FAILED in row for row in rows):
             old.unlink()
+        else:
+            others += old.stem not in wanted
+    if others:
+        print(
+            f"{others} finished parts in {folder / ROWS} are of arms, seeds or parts that this command does not name. They "
+            "stay there. The report leaves them out until a command names them too, with --resume."
+        )
     for old in (folder / ROWS).glob(f".*{BEGUN}"):
         old.unlink()
     work = Work(folder.absolute(), about["identity"], _stopped(about["checks"]))
