@@ -274,10 +274,14 @@ def test_cache_is_listed_verified_and_pruned(filled: dict[str, Path], capsys: py
     assert filled["good"].is_dir()
     assert filled["x"].is_dir()
     assert not filled["bad"].exists()
-    assert not (cache_dir() / "some" / "abc.work").exists()
     assert main(["cache", "verify"]) == 0
     assert main(["cache", "prune", "--kind", "more"]) == 0
     assert not filled["x"].exists()
+    left = cache_dir() / "some" / "abc.work"
+    assert left.is_dir(), "an interrupted run goes on from it"
+    assert main(["cache", "prune", "--kind", "unfinished"]) == 0
+    assert not left.exists()
+    assert filled["good"].is_dir()
     assert main(["cache", "prune", "--kind", "nothing"]) == 2
     assert main(["cache", "list", "--kind", "some"]) == 2
 

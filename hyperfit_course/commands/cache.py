@@ -12,6 +12,8 @@ from hyperfit_course.artifacts import MANIFEST, cache_dir, disk_errors, find_fau
 from hyperfit_course.commands.options import Caching
 from hyperfit_course.study.config import StudyError
 
+UNFINISHED = "unfinished"  #: The kind that names what interrupted runs left, of all kinds.
+
 
 def look_after(options: Caching) -> int:
     """List, verify or prune the cache.
@@ -69,11 +71,17 @@ def _verify() -> int:
 
 
 def _prune(kind: str | None) -> int:
-    if kind and not any(path.parent.name == kind for path in kept()):
+    """Remove what is damaged; or, of a kind, everything and nothing else."""
+    if kind == UNFINISHED:
+        wanted = unfinished()
+    elif kind:
+        wanted = [path for path in [*kept(), *unfinished()] if path.parent.name == kind]
+    else:
+        wanted = [path for path in kept() if find_fault(path) is not None]
+    if kind and not wanted:
         raise StudyError(f"Nothing of the kind {kind} is kept: see 'hyperfit cache list'.")
-    wanted = [path for path in kept() if path.parent.name == kind or find_fault(path) is not None]
     freed = 0
-    for path in [*wanted, *unfinished()]:
+    for path in wanted:
         with disk_errors(path):
             try:
                 with FileLock(path.with_suffix(".lock"), timeout=0):

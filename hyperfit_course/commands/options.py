@@ -92,9 +92,12 @@ class Caching:
     """Options of ``hyperfit cache``."""
 
     action: Literal["list", "verify", "prune"] = _needed(
-        "list what is kept; verify every file against its hash; prune: remove what is damaged or was left unfinished"
+        "list what is kept; verify every file against its hash; prune: remove what is damaged, or all of a kind"
     )
-    kind: str | None = about("with prune, also remove everything of this kind, such as continuations")
+    kind: str | None = about(
+        "with prune, remove everything of this kind, such as continuations, and no other; the kind unfinished is what "
+        "interrupted runs have left, which would go on from it"
+    )
 
 
 @dataclass(frozen=True)
