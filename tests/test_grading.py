@@ -353,7 +353,27 @@ def test_rows_are_there_while_the_next_notebook_is_graded(tmp_path: Path, monkey
     assert main(command) == 0
     assert len(seen) == 4, "only the one that was interrupted is run again"
     assert set(pd.read_csv(out)["student"]) == {"anna", "ben", "carl"}
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [".grades.csv.lock", "grades.csv"]
+    assert (tmp_path / "grades.old1.csv").read_text(encoding="utf-8") == "the table of last week"
+    there = [".grades.csv.lock", "grades.csv", "grades.old1.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == there
+
+
+def test_a_table_that_was_corrected_by_hand_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "run_submission", lambda cells, page, names: ({}, []))
+    (tmp_path / "anna.ipynb").write_text(notebook(TTR), encoding="utf-8")
+    out = tmp_path / "grades.csv"
+    for number in (1, 2):
+        assert main(["grade", str(tmp_path), "--out", str(out)]) == 0, "what was put aside is not handed in"
+        assert "stood there before" not in capsys.readouterr().out
+        assert main(["grade", str(tmp_path), "--out", str(out)]) == 0
+        assert "stood there before" not in capsys.readouterr().out, "the same table is not kept twice"
+        out.write_text(f"corrected {number}", encoding="utf-8")
+        assert main(["grade", str(tmp_path), "--out", str(out)]) == 0
+        kept = tmp_path / f"grades.old{number}.csv"
+        assert f"The file that stood there before is {kept} now." in capsys.readouterr().out
+        assert kept.read_text(encoding="utf-8") == f"corrected {number}"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from hyperfit_course.artifacts import atomic_path, disk_errors
 from hyperfit_course.checks import exercises
 from hyperfit_course.grading import isolation, runner
-from hyperfit_course.grading.ledger import Ledger
+from hyperfit_course.grading.ledger import Ledger, put_aside
 from hyperfit_course.grading.submissions import (
     LINK,
     Cell,
@@ -182,7 +182,8 @@ def summary(grades: pd.DataFrame) -> pd.DataFrame:
 def grade(submissions: Path, out: Path) -> int:
     """Grade a folder, print the points, and write the table ``out``: what ``hyperfit grade`` does.
 
-    Grades are put down beside ``out`` as they come. If grading is stopped, the same command goes on.
+    Grades are put down beside ``out`` as they come. If grading is stopped, the same command goes on. A file that
+    stands at ``out`` is not lost: it gets another name.
 
     Returns:
         0 if every file could be graded, 1 if one could not.
@@ -218,8 +219,11 @@ def _grade(submissions: Path, out: Path) -> int:
     whole = table(grades)
     with atomic_path(out) as temporary:
         whole.to_csv(temporary, index=False)
+        old = put_aside(out, temporary)
     ledger.part.unlink()
     print(f"\n{summary(whole).to_string()}\n\n{len(whole)} rows are in {out}")
+    if old:
+        print(f"The file that stood there before is {old} now.")
     if problems:
         print("\nNot graded:", *problems, sep="\n")
     return 1 if problems else 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ class Ledger:
 
     def __init__(self, out: Path, columns: Sequence[str], course: str) -> None:
         self.part, self.columns, self.course = out.with_name(f"{out.name}.part"), [*columns, END], course
-        self.files = (out, self.part)  #: What is not handed in, if it lies among submissions.
+        self.files = (out, self.part, *_earlier(out))  #: What is not handed in, if it lies among submissions.
         self.known = self._left()  #: Rows as they stand in the part, by the digest of their notebook and its name.
         with atomic_path(self.part) as temporary:  # a notebook of which the end is missing goes
             head = dict(zip(self.columns, self.columns, strict=True))
@@ -78,3 +80,16 @@ class Ledger:
             except OSError:
                 stream.truncate(end)
                 raise
+
+
+def _earlier(out: Path) -> list[Path]:
+    """Tables that were put aside for a newer one."""
+    return list(out.parent.glob(f"{glob.escape(out.stem)}.old[0-9]*{glob.escape(out.suffix)}"))
+
+
+def put_aside(out: Path, new: Path) -> Path | None:
+    """Give the table that stands at ``out`` a name of its own, unless the new one is the same; that name, or None."""
+    if not out.is_file() or out.read_bytes() == new.read_bytes():
+        return None
+    names = (out.with_name(f"{out.stem}.old{number}{out.suffix}") for number in itertools.count(1))
+    return out.rename(next(name for name in names if not name.exists()))
