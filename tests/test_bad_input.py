@@ -230,6 +230,7 @@ GRADING = [
     Bad(
         "a table in no folder", "hyperfit grade here/class --out here/none/x.csv", r"to write x\.csv to: make it first"
     ),
+    Bad("a table for a spreadsheet", "hyperfit grade here/class --out here/x.xlsx", r"as CSV: name x\.csv with --out"),
     Bad("a folder for a table", "hyperfit grade here/class --out here/mixed", "is a folder, .*: name one, such as"),
     Bad(
         "two graders of one table", "hyperfit grade here/class --out here/taken.csv", "Another run is writing .*: wait"

@@ -309,6 +309,31 @@ def test_what_is_not_graded_is_named_at_the_end(
     assert set(found[found["student"] == "carl"]["possible"]) == set(CHAPTER.values())
 
 
+def test_of_several_notebooks_of_a_page_each_exercise_counts_once_with_its_most_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(cells: list[str], page: str, names: list[str]) -> tuple[dict, list[str]]:
+        solved = [name for name in names if f"def {name}(" in "".join(cells)]
+        return {name: {"passed": name in solved, "message": "seen"} for name in names}, []
+
+    monkeypatch.setattr(runner, "run_submission", run)
+    handed_in = tmp_path / "handed_in"
+    for path, function in {"anna/01.ipynb": NAMES[0], "anna/01 (1).ipynb": NAMES[1], "ben/01.ipynb": NAMES[0]}.items():
+        (handed_in / path).parent.mkdir(parents=True, exist_ok=True)
+        (handed_in / path).write_text(notebook(f"def {function}(tokens):\n    pass"), encoding="utf-8")
+    assert main(["grade", str(handed_in), "--out", str(tmp_path / "grades.csv")]) == 0
+    found = pd.read_csv(tmp_path / "grades.csv")
+    sums = grading.summary(found)
+    assert sums["possible"].tolist() == [sum(CHAPTER.values())] * 2
+    assert sums.loc["anna", "points"] == CHAPTER[NAMES[0]] + CHAPTER[NAMES[1]]
+    less = found[(found["file"] == "anna/01 (1).ipynb") & (found["exercise"] == NAMES[0])]
+    assert less["message"].item() == "It counts as in anna/01.ipynb. seen"
+    shown = capsys.readouterr().out
+    assert "each exercise counts once" in shown
+    assert "  anna: anna/01 (1).ipynb, anna/01.ipynb\n" in shown
+    assert "  ben:" not in shown
+
+
 def test_a_folder_of_nothing_but_notebooks_has_nothing_to_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -169,6 +169,38 @@ def is_check(cell: str) -> bool:
     return all(re.match(r"(verdict = )?checks\.\w+\(|verdict$", line) for line in lines)
 
 
+def counted_once(found: list[list[Grade]]) -> tuple[list[Grade], list[str]]:
+    """The grades of all files, where each exercise of a student counts once, with the most points that it got.
+
+    Args:
+        found: a list of grades a file.
+
+    Returns:
+        The grades in the same order, and a line for each student who has several notebooks of one page.
+    """
+    best: dict[tuple[tuple[str, ...], str], Grade] = {}
+    files: dict[tuple[str, ...], list[str]] = {}
+    for rows in found:
+        page = _page(rows)
+        files.setdefault(page, []).append(rows[0].file)
+        for row in rows:
+            best[page, row.exercise] = max(best.get((page, row.exercise), row), row, key=lambda each: each.points)
+    grades = []
+    for rows in found:
+        for row in rows:
+            counts = best[_page(rows), row.exercise]
+            if row.exercise and row is not counts:
+                row = replace(row, points=0, possible=0, message=f"It counts as in {counts.file}. {row.message}")
+            grades.append(row)
+    several = ((page[0], names) for page, names in files.items() if page[1] and len(names) > 1)
+    return grades, [f"  {student}: {', '.join(names)}" for student, names in several]
+
+
+def _page(rows: list[Grade]) -> tuple[str, ...]:
+    """A student and a page, which its exercises name: two pages may share one of them."""
+    return rows[0].student, *(row.exercise for row in rows)
+
+
 def table(grades: list[Grade]) -> pd.DataFrame:
     """All grades, one row a student and exercise."""
     return pd.DataFrame([asdict(grade) for grade in grades], columns=COLUMNS)
@@ -189,13 +221,16 @@ def grade(submissions: Path, out: Path) -> int:
         0 if every file could be graded, 1 if one could not.
 
     Raises:
-        GradingError: as :func:`grade_folder`; or there is no folder to write the table to, or another run writes it.
+        GradingError: as :func:`grade_folder`; or there is no folder to write the table to, its name is not that of a
+            CSV file, or another run writes it.
         CacheError: the table cannot be written.
     """
     if not out.parent.is_dir():
         raise GradingError(f"There is no folder {out.parent} to write {out.name} to: make it first.")
     if out.is_dir():
         raise GradingError(f"{out} is a folder, and the table is a file: name one, such as {out / 'grades.csv'}.")
+    if out.suffix.lower() != ".csv":
+        raise GradingError(f"The table is written as CSV: name {out.with_suffix('.csv').name} with --out.")
     try:
         with disk_errors(out), FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
             return _grade(submissions, out)
@@ -204,18 +239,19 @@ def grade(submissions: Path, out: Path) -> int:
 
 
 def _grade(submissions: Path, out: Path) -> int:
-    grades, problems = [], []
+    files, problems = [], []
     ledger = Ledger(out, COLUMNS, isolation.course_digest(isolation.course_files()))
     found = grade_folder(submissions, ledger)
     print(isolation.statement())
     print(f"Until the table is whole, its rows are in {ledger.part}.\n", flush=True)
     for rows in found:
-        grades += rows
+        files.append(rows)
         points, possible = (sum(getattr(row, name) for row in rows) for name in ("points", "possible"))
         if rows[0].graded:
             print(f"{rows[0].file}: {points} of {possible} points", flush=True)
         else:
             problems.append(f"  {rows[0].file}: {rows[0].message}")
+    grades, several = counted_once(files)
     whole = table(grades)
     with atomic_path(out) as temporary:
         whole.to_csv(temporary, index=False)
@@ -224,6 +260,9 @@ def _grade(submissions: Path, out: Path) -> int:
     print(f"\n{summary(whole).to_string()}\n\n{len(whole)} rows are in {out}")
     if old:
         print(f"The file that stood there before is {old} now.")
+    if several:
+        print("\nSeveral notebooks of one page, where each exercise counts once, with the most points:", *several, sep="\n")
+        print("If one of these names is no student, put the notebooks into a folder for each student, and grade again.")
     if problems:
         print("\nNot graded:", *problems, sep="\n")
     return 1 if problems else 0
