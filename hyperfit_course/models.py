@@ -78,10 +78,13 @@ def load_model(
     source = str(path) if path.is_dir() else str(name)
     try:
         with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **NO_CODE)
+            options = {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True} | NO_CODE
+            model, found = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_why_not(source, path, error)) from error
+    if faulty := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
+        raise ModelError(f"{source} has no weights that fit {faulty[0]}: save the whole model again, with its head.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device or best_device())  # type: ignore[arg-type]  # typed by transformers as if it took a model
@@ -97,6 +100,8 @@ def _why_not(source: str, path: Path, error: Exception) -> str:
         )
     if path.is_dir() and "tokenizer" in reason:
         return f"The folder {path} has no tokenizer that can be loaded: save that of the model there too ({reason})."
+    if isinstance(error, ImportError):
+        return f"{source} needs another package: install it, or choose a model that is not quantised ({reason})."
     if path.is_dir():
         return f"The folder {path} holds no model that transformers can load from safetensors: save it anew ({reason})."
     return (
