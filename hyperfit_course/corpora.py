@@ -65,7 +65,7 @@ def load_corpus(name: str | Path, seed: int = 0) -> dict[str, list[str]]:
     elif str(name).startswith("hub:"):
         texts = _hub_texts(str(name).removeprefix("hub:"))
     else:
-        texts = _local_texts(Path(name).expanduser())
+        texts = _local_texts(name)
     # A text that comes twice counts once: otherwise it could stand in two parts.
     distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     return _split(distinct, str(name), seed)
@@ -93,10 +93,10 @@ def _tales() -> dict[str, list[str]]:
     return tales
 
 
-def _local_texts(path: Path) -> list[str]:
-    if not path.exists():
+def _local_texts(name: str | Path) -> list[str]:
+    if name == "" or not (path := Path(name).expanduser()).exists():
         raise CorpusError(
-            f"There is no corpus, file or folder called {str(path)!r}: choose {', '.join(CORPORA)}, a text file, "
+            f"There is no corpus, file or folder called {str(name)!r}: choose {', '.join(CORPORA)}, a text file, "
             "a folder of text files, or hub:owner/dataset."
         )
     texts = cut = _folder_texts(path) if path.is_dir() else _file_texts(path)
@@ -127,6 +127,8 @@ def _folder_texts(folder: Path) -> list[str]:
 def _file_texts(path: Path) -> list[str]:
     """The text of a plain file, or the column ``text`` of a table."""
     text, suffix = _read_text(path), path.suffix.lower()
+    if suffix in (".json", ".tsv", ".html", ".htm", ".xml"):  # with signs that nobody wants to have learned
+        raise CorpusError(f"{path} is no plain text: save its texts as .txt, or as .jsonl or .csv with a column text.")
     if suffix not in (".jsonl", ".csv"):
         return [text]
     if suffix == ".csv":
@@ -193,7 +195,7 @@ def _hub_texts(name: str) -> list[str]:
         raise CorpusError("Reading a dataset from the hub needs one more package: pip install datasets.") from error
     try:
         rows = load_dataset(name, split="train", streaming=True)
-        return [row["text"] for row in rows.take(HUB_TEXTS)]
+        return [row["text"] for row in rows.take(HUB_TEXTS) if isinstance(row["text"], str)]
     except KeyError as error:
         raise CorpusError(f"The dataset {name} has no column called text: save its texts as .txt files.") from error
     except Exception as error:  # datasets and its network stack raise many kinds
