@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from hyperfit_course.commands.complaints import empty_word, want_of_memory
 from hyperfit_course.commands.parser import COMMANDS, build, told
 
 
@@ -14,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 if all went well, 1 if a part of the work could not be done, 2 for a wrong command, 130 if it
         was interrupted.
     """
+    if complaint := empty_word(sys.argv[1:] if arguments is None else arguments):
+        print(complaint, file=sys.stderr)
+        return 2
     parsed = build(COMMANDS).parse_args(arguments)
     command = COMMANDS[parsed.command]
     record, more = told(command, parsed[parsed.command])
@@ -22,10 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped. What was finished is kept: the same command goes on.", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("hyperfit_course."):
+    except (ValueError, RuntimeError, MemoryError) as error:
+        said = str(error) if type(error).__module__.startswith("hyperfit_course.") else want_of_memory(error)
+        if said is None:
             raise  # a fault of the program, and not of what it was told
-        print(error, file=sys.stderr)
+        print(said, file=sys.stderr)
         return 2
 
 

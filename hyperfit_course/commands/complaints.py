@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -89,3 +90,24 @@ def fault_of(path: Path, command: str, options: Collection[str]) -> str | None:
         return f"{path} holds no options: write each in a line, such as 'epochs: 8'."
     unknown = [str(name) for name in found if name not in options]
     return _unknown(unknown[0], command, options, f", which {path} names") if unknown else None
+
+
+def empty_word(words: Sequence[str]) -> str | None:
+    """A sentence about a word that is empty, as a variable that is not set leaves it, or ``None``."""
+    for before, word in pairwise(["hyperfit", *words]):
+        if not word or re.fullmatch(r"--\w+=", word):
+            where = word or f"The word after {before}"
+            return f"{where} is empty: is a variable not set? Write the value, or leave the option out."
+    return None
+
+
+def want_of_memory(error: BaseException) -> str | None:
+    """A sentence about an error of Python or PyTorch, if it says that memory was short."""
+    short = re.search(r"out of memory|(not enough|can't allocate) memory", str(error))
+    if not short and not isinstance(error, MemoryError):
+        return None
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return (
+        f"The memory is too small for this ({reason}): close other programs, or choose a smaller model, fewer or shorter "
+        "texts, or a smaller batch."
+    )
