@@ -13,7 +13,7 @@ from jsonargparse.typing import register_type
 
 from hyperfit_course.commands import options as known
 from hyperfit_course.commands.complaints import fault_of, in_plain_words
-from hyperfit_course.study.config import PART_NAMES, Names, Numbers, StudyConfig
+from hyperfit_course.study.config import OUT, PART_NAMES, Names, Numbers, StudyConfig
 
 LISTS = {
     Names: "words, such as full,last5",
@@ -167,7 +167,7 @@ def _grade(options: known.Grading) -> int:
 
 
 _RUN = (
-    ("--out", {"type": str, "default": "study", "help": "the folder of the study"}),
+    ("--out", {"type": str, "default": OUT, "help": "the folder of the study"}),
     ("--plan", {"action": "store_true", "help": "say how long it takes, with how much memory and disk, and stop"}),
     (
         "--resume",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -142,6 +144,11 @@ def base_model(subject: Subject = COURSE) -> PreTrainedModel:
 def tokenizer_of(subject: Subject = COURSE) -> PreTrainedTokenizerBase:
     """The tokenizer of the studied model."""
     return load_model(subject.model)[1]
+
+
+def corpus_digest(name: str) -> str:
+    """SHA-256 of all texts of a corpus, those to train on among them, in hexadecimal."""
+    return hashlib.sha256(json.dumps(load_corpus(name)).encode()).hexdigest()
 
 
 @functools.cache

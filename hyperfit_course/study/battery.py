@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from hyperfit_course.study.changes import (
     spectrum_rows,
     switching_rows,
 )
-from hyperfit_course.study.config import PART_NAMES, StudyConfig, parsed_arm
+from hyperfit_course.study.config import PART_NAMES, StudyConfig, StudyError, parsed_arm
 from hyperfit_course.study.controls import learned_bias, probable_bias
 from hyperfit_course.study.measures import (
     bias_rows,
@@ -84,7 +85,11 @@ def subject_of(config: StudyConfig) -> Subject:
 
 
 def arms_of(config: StudyConfig) -> list[StudyArm]:
-    """The base model, and every arm with every seed: whole comparisons are there early."""
+    """The base model, and every arm with every seed: whole comparisons are there early.
+
+    Raises:
+        StudyError: the rank cannot be shared among all blocks.
+    """
     subject = subject_of(config)
     base = StudyArm(trained_on=config.corpus, subject=subject)
     return [base, *(_arm(config, subject, name, seed) for seed in config.seeds or () for name in config.arms or ())]
@@ -105,7 +110,12 @@ def _arm(config: StudyConfig, subject: Subject, name: str, seed: int) -> StudyAr
     rank = None if full else config.rank
     if name == "all" and rank:
         depth = len(blocks_of(base_model(subject)))
-        rank = max(1, round(rank * min(5, depth) / depth))  # as many parameters as the rank has on five blocks
+        rank = round(rank * min(5, depth) / depth)  # as many parameters as the rank has on five blocks
+        if not rank:
+            raise StudyError(
+                f"--rank {config.rank} is too small for the arm all, whose {depth} blocks share the rank of five: "
+                f"choose {math.ceil(depth / 5)} or more."
+            )
     return StudyArm(run, config.corpus, rank, count, place, subject)
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+OUT = "study"  #: The folder of a study that names none.
 FORM = 1  #: Of the configuration. A file of a newer form comes from a newer version of the course.
 
 
@@ -31,13 +32,25 @@ class Numbers(tuple[int, ...]):
 
     @classmethod
     def read(cls, value: Any) -> Numbers:
-        return cls(int(part) for part in _listed(value))
+        return cls(_whole(part) for part in _listed(value))
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, float | bool):
+        raise ValueError(f"{value} is no whole number")  # int() would cut it off
+    return int(value)
 
 
 def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.strip("[] ").split(",") if part.strip()]
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def check_seed(seed: int) -> None:
+    """Raise a StudyError for a seed that names no run of its own, or that PyTorch does not take."""
+    if not 0 <= seed < 1 << 63:
+        raise StudyError(f"A seed has to be a whole number from 0 to {(1 << 63) - 1}, not {seed}.")
 
 
 def about(text: str, default: Any = None) -> Any:
@@ -85,6 +98,7 @@ class StudyConfig:
         values = {name: value for name, value in given.items() if value is not None}
         config = replace(self, **{**PRESETS[self.preset], **values})
         config._check()
+        config._check_use(values)
         return config
 
     def _check(self) -> None:
@@ -92,7 +106,9 @@ class StudyConfig:
             parsed_arm(arm)
         if unknown := sorted(set(self.parts or ()) - set(PART_NAMES)):
             raise StudyError(f"There is no part {', '.join(unknown)}: choose from {', '.join(PART_NAMES)}.")
-        for name in ("arms", "seeds"):
+        for seed in self.seeds or ():
+            check_seed(seed)
+        for name in ("arms", "seeds", "parts"):
             values = getattr(self, name)
             default = ",".join(map(str, PRESETS["standard"][name]))
             if not values:
@@ -111,6 +127,16 @@ class StudyConfig:
                 f"--batch_size {self.batch_size} is more than --train_texts {self.train_texts}: lower the one or raise "
                 "the other."
             )
+
+    def _check_use(self, given: dict[str, Any]) -> None:
+        """Complain where a number is given for the one way to train, and only the other one is asked for."""
+        arms = self.arms or ()
+        for name in ("epochs", "learning_rate"):
+            wanted, other = f"lora_{name}" in given, name in given
+            if "full" not in arms and other and not wanted:
+                raise StudyError(f"--{name} is for the arm full, and there is none: give --lora_{name} for adapters.")
+            if arms == ("full",) and wanted and not other:
+                raise StudyError(f"--lora_{name} is for adapters, and there are none: give --{name} for the arm full.")
 
 
 PART_NAMES = {
@@ -174,7 +200,8 @@ def parsed_arm(name: str) -> tuple[int | None, str | int | None]:
     """
     if name in ("full", "all"):
         return None, None
-    if found := re.fullmatch(r"(first|middle|last|spread)(\d+)", name):
+    found = re.fullmatch(r"(first|middle|last|spread)(\d+)", name)
+    if found and int(found[2]):
         return int(found[2]), found[1]
     found = re.fullmatch(r"blocks(\d+)-(\d+)", name)
     if found and int(found[1]) <= int(found[2]):

@@ -11,9 +11,9 @@ from typing import Any
 from hyperfit_course.artifacts import atomic_path, disk_errors, sha256_tensor
 from hyperfit_course.models import fingerprint
 from hyperfit_course.sources import code_behind
-from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
+from hyperfit_course.study.arms import base_model, corpus_digest, held_out, tokenizer_of
 from hyperfit_course.study.battery import StudyArm, arms_of, subject_of, tasks_of
-from hyperfit_course.study.config import StudyConfig, StudyError
+from hyperfit_course.study.config import OUT, StudyConfig, StudyError
 from hyperfit_course.study.locks import STUDY_LOCK, only_study
 from hyperfit_course.study.one_arm import BEGUN, ROWS, Work, file_of, measure_arm, names_of
 from hyperfit_course.study.progress import Progress
@@ -29,7 +29,7 @@ ANOTHER = ", or name another folder with --out"  #: What else can be done than t
 
 def study(
     config: StudyConfig,
-    out: str = "study",
+    out: str = OUT,
     plan: bool = False,
     resume: bool = False,
     source: str | None = None,
@@ -55,11 +55,18 @@ def study(
     """
     check_options(jobs, cluster, plan)
     if source is not None:
+        if plan or resume or cluster or jobs > 1 or (config, out) != (StudyConfig(), OUT):
+            raise StudyError("--from computes a study again as it was measured: leave all other options out.")
         from hyperfit_course.study.again import recompute
 
         return _ended(recompute(Path(source)), Path(source))
     config = config.resolved()
     check_source(config.model)
+    if not tasks_of(config):
+        raise StudyError(
+            f"None of the arms {', '.join(config.arms or ())} has the part {', '.join(config.parts or ())}, and the "
+            "base model has not: name other --parts or --arms."
+        )
     if plan:
         from hyperfit_course.study.plan import print_plan
 
@@ -105,6 +112,7 @@ def _examined(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]
         "config": _as_json(config),
         "weights": fingerprint(model),
         "texts": sha256_tensor(texts),
+        "corpus": corpus_digest(config.corpus),
         "code": code_behind("hyperfit_course.study.battery"),
     }
     _compare(identity, folder, resume)
@@ -151,8 +159,8 @@ def _known(folder: Path, resume: bool) -> dict[str, Any] | None:
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"{folder} is a file, and a study needs a folder: name another with --out.")
     if (folder / ABOUT).exists():
-        with contextlib.suppress(ValueError, KeyError):
-            return json.loads((folder / ABOUT).read_text(encoding="utf-8"))["identity"]
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return dict(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["identity"])
         return None
     # A study that was killed before it wrote what it is of leaves hidden files and no rows.
     mine = folder.exists() and [path for path in folder.iterdir() if path.name != ROWS and path.name[0] != "."]
@@ -162,7 +170,12 @@ def _known(folder: Path, resume: bool) -> dict[str, Any] | None:
 
 
 def _difference(known: dict[str, Any], now: dict[str, Any]) -> str:
-    names = {"weights": "the weights of the model", "texts": "the texts", "code": "the version of the course"}
+    names = {
+        "weights": "the weights of the model",
+        "texts": "the held-out texts",
+        "corpus": "the texts",
+        "code": "the version of the course",
+    }
     found = [text for name, text in names.items() if known.get(name) != now[name]]
     old = known.get("config", {})
     return ", ".join([*(name for name, value in now["config"].items() if old.get(name) != value), *found])
@@ -196,8 +209,8 @@ def _measure(config: StudyConfig, folder: Path, about: dict[str, Any], workers: 
             others += old.stem not in wanted
     if others:
         print(
-            f"{others} finished parts in {folder / ROWS} are of arms, seeds or parts that this command does not name. They "
-            "stay there. The report leaves them out until a command names them too, with --resume."
+            f"{others} finished parts in {folder / ROWS} are of arms, seeds or parts that this command does not name. "
+            "They stay there. The report leaves them out until a command names them too, with --resume."
         )
     for old in (folder / ROWS).glob(f".*{BEGUN}"):
         old.unlink()
