@@ -18,7 +18,7 @@ from hyperfit_course.metrics import bootstrap_interval
 from hyperfit_course.reweighting import top1_agreement
 from hyperfit_course.study.config import StudyError
 from hyperfit_course.study.controls import kl_of_logits
-from hyperfit_course.study.selfchecks import check_subject
+from hyperfit_course.study.selfchecks import check_causal, check_subject
 from hyperfit_course.study.untrusted import printable_values
 from hyperfit_course.study.writing import repetition_row
 from hyperfit_course.temperature import predictive_entropy
@@ -31,7 +31,7 @@ def compare(options: Comparing) -> int:
         0.
 
     Raises:
-        StudyError: one is a study and the other a model, or their tokenizers differ.
+        StudyError: one is a study and the other a model, their tokenizers differ, or there is nothing to compare.
     """
     studies = [_study_in(name) for name in (options.a, options.b)]
     if any(studies) and not all(studies):
@@ -40,6 +40,8 @@ def compare(options: Comparing) -> int:
             f"{study} is the folder of a study, and {other} is none (no study.json): name two studies, or two models."
         )
     table = claim_table(*studies) if all(studies) else _models(options)
+    if table.empty:
+        raise StudyError("Neither study has measured a statement: run them with more parts, or name others.")
     with pd.option_context("display.max_colwidth", 60, "display.width", 200):
         print(table.to_string())
     return 0
@@ -67,6 +69,8 @@ def claim_table(a: dict[str, Any], b: dict[str, Any]) -> pd.DataFrame:
 
 
 def _models(options: Comparing) -> pd.DataFrame:
+    if options.prompts < 2:
+        raise StudyError(f"--prompts has to be at least 2 for an interval, not {options.prompts}.")
     (a, tokenizer, _), (b, other, _) = load_trained(options.a), load_trained(options.b)
     if tokenizer.get_vocab() != other.get_vocab():
         raise StudyError("The two models have different tokenizers: compare a model with a tuned copy of itself.")
@@ -74,6 +78,7 @@ def _models(options: Comparing) -> pd.DataFrame:
     columns, ttr = {}, []
     for name, model in (("A", a), ("B", b)):
         check_subject(model, tokenizer, texts)
+        check_causal(model, texts[:1])
         row = repetition_row(continue_prompts(model, texts[:, :PROMPT_TOKENS], progress=name))
         ttr.append(row["ttr_of_prompts"])
         columns[name] = {

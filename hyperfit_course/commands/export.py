@@ -30,6 +30,10 @@ def export(options: Exporting) -> int:
         raise StudyError("--precision goes with --to gguf only: leave it out, or add --to gguf.")
     if options.to == "gguf" and options.out.suffix != ".gguf":
         raise StudyError(f"--out {options.out} has to end in .gguf: name it {options.out.name}.gguf.")
+    if options.to != "gguf" and options.out.suffix == ".gguf":
+        raise StudyError(
+            f"{options.out.name} would be a folder: add --to gguf for a GGUF file, or name it in another way."
+        )
     out = new_place(options.out)
     if options.to == "peft":
         _copy_adapter(options.model, out)

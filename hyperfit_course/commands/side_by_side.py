@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.commands.options import Generating
-from hyperfit_course.commands.trained import base_of, is_adapter, load_trained
+from hyperfit_course.commands.trained import base_of, check_weights, is_adapter, load_trained
 from hyperfit_course.metrics import ngram_repetition, type_token_ratio
 from hyperfit_course.models import EMBEDDED, begin_token, context_length
-from hyperfit_course.study.config import StudyError
+from hyperfit_course.study.config import StudyError, check_seed
+from hyperfit_course.study.selfchecks import check_causal
 from hyperfit_course.study.untrusted import printable
 
 
@@ -30,8 +31,9 @@ def generate_both(options: Generating) -> int:
         0.
 
     Raises:
-        StudyError: the prompt is empty or too long, or a number makes no sense.
+        StudyError: the prompt is empty or too long, a number makes no sense, or the models do not belong together.
     """
+    check_seed(options.seed)
     if options.tokens < 1:
         raise StudyError(f"--tokens has to be at least 1, not {options.tokens}.")
     if not options.temperature >= 0:
@@ -40,12 +42,9 @@ def generate_both(options: Generating) -> int:
             "as the model says."
         )
     tuned, tokenizer, _ = load_trained(options.tuned, options.base)
-    if is_adapter(options.tuned):
-        base = None
-    else:
-        name = options.base or base_of(Path(options.tuned).expanduser()).get("name")
-        base = load_trained(None if name in (None, EMBEDDED) else name)[0]
+    base = None if is_adapter(options.tuned) else _base(options, tokenizer)
     ids = prompt_ids(options.prompt, tokenizer)
+    check_causal(tuned, ids.repeat(2)[None, : max(2, len(ids))])
     most = min(context_length(model) for model in (tuned, base) if model is not None)
     if len(ids) + options.tokens > most:
         raise StudyError(f"A prompt of {len(ids)} tokens and {options.tokens} new ones exceed the context of {most}.")
@@ -59,6 +58,24 @@ def generate_both(options: Generating) -> int:
         numbers = f"TTR {type_token_ratio(text):.2f}, bigram repetition {ngram_repetition(text, 2):.2f}"
         print(f"{name}: {len(text)} tokens, {numbers}")
     return 0
+
+
+def _base(options: Generating, tokenizer: PreTrainedTokenizerBase) -> CausalLM:
+    """What a whole model was trained from, or is to stand beside it."""
+    known = base_of(Path(options.tuned).expanduser())
+    name = options.base or known.get("name")
+    if name is None:
+        raise StudyError(
+            f"It is not known what {options.tuned} was trained from: name the model to stand beside it with --base."
+        )
+    base, other, _ = load_trained(None if name == EMBEDDED else name)
+    if not options.base:
+        check_weights(base, known, options.tuned)
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise StudyError(
+            f"{options.tuned} and {name} have different tokenizers: name with --base what it was trained from."
+        )
+    return base
 
 
 def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:

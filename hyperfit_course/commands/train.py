@@ -13,7 +13,7 @@ from hyperfit_course.processes import is_main
 from hyperfit_course.study.arms import base_model, tokenizer_of
 from hyperfit_course.study.battery import arms_of, subject_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
-from hyperfit_course.study.selfchecks import check_subject
+from hyperfit_course.study.selfchecks import check_causal, check_subject
 from hyperfit_course.study.untrusted import check_source
 
 
@@ -49,7 +49,9 @@ def train(options: Training) -> int:
     arm = arms_of(config)[1]
     subject = subject_of(config)
     base, tokenizer = base_model(subject), tokenizer_of(subject)
-    check_subject(base, tokenizer, arm.splits()["train"])
+    texts = arm.splits()["train"]
+    check_subject(base, tokenizer, texts)
+    check_causal(base, texts[:1])
     model, history = arm.trained()
     if not is_main():
         return 0

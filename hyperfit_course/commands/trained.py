@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperfit_course.anatomy import CausalLM
-from hyperfit_course.artifacts import atomic_path
 from hyperfit_course.models import EMBEDDED, ModelError, fingerprint, load_model
+from hyperfit_course.study.config import StudyError
 from hyperfit_course.study.untrusted import check_source, printable
 
 CARD = "hyperfit.json"  #: In the folder of a trained model: its base, its settings, and how it fared.
@@ -44,7 +47,7 @@ def load_trained(
         The model, its tokenizer, and the base that an adapter was put on (it is changed by that), or None.
 
     Raises:
-        ModelError: it cannot be loaded, or the base has other weights than the one that the adapter was trained on.
+        ModelError: it cannot be loaded, or the base is another than the one that the adapter was trained on.
         StudyError: a folder asks for more than to be read (see :mod:`~hyperfit_course.study.untrusted`).
     """
     check_source(name)
@@ -60,14 +63,38 @@ def load_trained(
     if where != EMBEDDED:
         check_source(where)
     model, tokenizer = load_model(None if where == EMBEDDED else where)
-    if wanted.get("sha256") and fingerprint(model) != wanted["sha256"]:
+    check_weights(model, wanted, name)
+    return _with_adapter(model, folder).eval(), tokenizer, model
+
+
+def check_weights(base: CausalLM, wanted: dict[str, Any], name: str | None) -> None:
+    """Raise a ModelError where a base has other weights than those that a model was trained from.
+
+    Args:
+        wanted: what :func:`base_of` says; nothing is checked where it does not know the hash.
+        name: of the model that was trained.
+    """
+    if wanted.get("sha256") and fingerprint(base) != wanted["sha256"]:
         raise ModelError(
-            f"The adapter in {folder} was trained on {wanted['name']} with other weights (their hashes differ): "
+            f"{name} was trained on {wanted['name']} with other weights (their hashes differ): "
             "name the right base with --base."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT still asks by a name that transformers has renamed
-        return PeftModel.from_pretrained(model, folder).eval(), tokenizer, model
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT still asks by a name that transformers has renamed
+            return PeftModel.from_pretrained(model, folder)
+    except SafetensorError as error:
+        raise ModelError(f"The weights of the adapter in {folder} are damaged ({error}): fetch them again.") from error
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+            raise
+        raise ModelError(
+            f"The adapter in {folder} does not fit this {type(model).__name__}, which is another model than the one "
+            "that it was trained on: name that one with --base."
+        ) from error
 
 
 def _check_adapter(folder: Path) -> None:
@@ -108,18 +135,28 @@ def save_trained(model: CausalLM, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
     Args:
         card: with ``base`` (``name`` and ``sha256``), ``settings`` and ``results``.
+
+    Raises:
+        StudyError: the folder is there by now.
     """
-    work = folder.with_name(f".{folder.name}.work")
-    model.save_pretrained(str(work))
-    if (work / ADAPTER).is_file():
-        settings = json.loads((work / ADAPTER).read_text(encoding="utf-8"))
-        settings["base_model_name_or_path"] = card["base"]["name"]
-        (work / ADAPTER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(work)
-    with atomic_path(work / CARD) as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    (work / "README.md").write_text(model_card(card), encoding="utf-8")
-    work.replace(folder)
+    work = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        model.save_pretrained(str(work))
+        if (work / ADAPTER).is_file():
+            settings = json.loads((work / ADAPTER).read_text(encoding="utf-8"))
+            settings["base_model_name_or_path"] = card["base"]["name"]
+            (work / ADAPTER).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        tokenizer.save_pretrained(work)
+        (work / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        (work / "README.md").write_text(model_card(card), encoding="utf-8")
+        if folder.exists():
+            raise StudyError(
+                f"Another process has written {folder} in the meantime: start the same command with another --out. It "
+                "need not train again."
+            )
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _one_line(value: Any) -> str:

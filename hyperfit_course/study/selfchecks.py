@@ -154,6 +154,18 @@ def check_subject(model: CausalLM, tokenizer: Any, texts: Tensor) -> None:
         raise StudyError(f"Weights of {name} are nan or inf: the file is damaged, or it is another precision's.")
 
 
+def check_causal(model: CausalLM, texts: Tensor) -> None:
+    """Raise a StudyError for a model whose predictions depend on later tokens, as those of BERT do.
+
+    Args:
+        texts: token ids, shape (n, length), of at least two tokens.
+    """
+    if _looks_ahead(model, texts) >= CLOSE:
+        raise StudyError(
+            f"{type(model).__name__} looks at later tokens, so it cannot write: choose a causal language model."
+        )
+
+
 def check_adapters(model: CausalLM) -> None:
     """Raise a StudyError where adapters would miss a part of the blocks: the experts of a mixture, in one tensor."""
     parts = [module for block in blocks_of(model) for module in block.modules()]
