@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +91,26 @@ STUDY = [
     Bad("words for seeds", "hyperfit study --seeds one", "--seeds has to be whole numbers, such as 0,1,2, not 'one'"),
     Bad("one seed twice", "hyperfit study --seeds 1,1", "--seeds 1,1 has 1 twice: name each once"),
     Bad("no seed", "hyperfit study --seeds ,", "--seeds is empty: name at least one, such as 0,1,2"),
+    Bad("half a seed", "hyperfit study --config here/half.yaml", "whole numbers, such as 0,1,2"),
+    Bad("a negative seed", "hyperfit study --seeds=-1,1", r"seed has to be a whole number from 0 to \d+, not -1"),
+    Bad("a seed too large", "hyperfit train --seed 18446744073709551616 --out here/x", r"from 0 to \d+, not 1844"),
+    Bad("a negative seed to sample with", "hyperfit generate x --seed=-1", r"from 0 to \d+, not -1"),
+    Bad("an arm of no block", "hyperfit study --arms last0", "no arm 'last0': write full"),
+    Bad(
+        "epochs that no arm uses", "hyperfit study --arms last5 --epochs 3", "is none: give --lora_epochs for adapters"
+    ),
+    Bad(
+        "a rate that no arm uses",
+        "hyperfit study --arms full --lora_learning_rate 1",
+        "there are none: give --learning_rate for the arm full",
+    ),
+    Bad("no part", "hyperfit study --parts ''", "word after --parts is empty: is a variable not set"),
+    Bad(
+        "a part that no arm has",
+        "hyperfit study --parts damage --arms full",
+        "None of the arms full has the part damage, .*: name other --parts or --arms",
+    ),
+    Bad("two things at once", "hyperfit study --from here/mixed --plan", "--from .*: leave all other options out"),
     Bad("an arm without a number", "hyperfit study --arms last", r"no arm 'last': write full, all, .*last5"),
     Bad("blocks backwards", "hyperfit study --arms blocks7-3", r"no arm 'blocks7-3': .* the smaller one first"),
     Bad("an unknown part", "hyperfit study --parts feelings", "no part feelings: choose from training, writing"),
@@ -194,6 +215,9 @@ COMMANDS = [
     Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be at least 1, not 0"),
     Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature has to be 0 .*, not -1"),
     Bad("a study and a model", "hyperfit compare here/study x", "and x is none .*: name two studies, or two"),
+    Bad("one prompt", "hyperfit compare x y --prompts 1", "--prompts has to be at least 2 for an interval, not 1"),
+    Bad("studies of nothing", "hyperfit compare here/study here/study", "Neither study has measured .*: run them with"),
+    Bad("a folder named as a file", "hyperfit export x --out here/y.gguf", "would be a folder: add --to gguf"),
     Bad("half a study", "hyperfit compare here/halved here/study", "is no whole study: run 'hyperfit study --from"),
     Bad(
         "a precision for safetensors",
@@ -223,6 +247,7 @@ COMMANDS = [
     ),
 ]
 GRADING = [
+    Bad("a variable that is not set", "hyperfit grade ''", "word after grade is empty: is a variable not set"),
     Bad("no such folder", "hyperfit grade here/none", "no folder .*none: name the folder that holds the submitted"),
     Bad(
         "a folder without notebooks", "hyperfit grade here/mixed", r"no notebook \(\.ipynb\) .*: is it the right folder"
@@ -250,6 +275,8 @@ TEXTS = [
         lambda here: load_corpus("tale"),
         "no corpus, file or folder called 'tale': choose tales, news",
     ),
+    Bad("a corpus without a name", lambda here: load_corpus(""), "folder called '': choose tales, news"),
+    Bad("a page for a text", lambda here: load_corpus(here / "a.html"), r"no plain text: save its texts as \.txt, or"),
     Bad("an empty file", lambda here: load_corpus(here / "empty.txt"), "is empty: give a file with text in it"),
     Bad("a binary file", lambda here: load_corpus(here / "zeros.txt"), "is a binary file: give plain text in UTF-8"),
     Bad(
@@ -375,7 +402,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "misspelt.yaml": "sedes: [1]\n",
         "broken.yaml": "epochs: [1\nseeds: }",
         "list.yaml": "- 1\n",
+        "half.yaml": "seeds: [1.5]\n",
         "empty.txt": "",
+        "a.html": "<p>A text.</p>",
         "binary.txt": b"\xff\xfe\x00",
         "zeros.txt": "a\0b",
         "latin.txt": "Märchen".encode("latin-1"),
@@ -421,7 +450,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.given) for rows in TABLE.values() for bad in rows])
 def test_bad_input_gets_a_sentence(bad: Bad, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if isinstance(bad.call, str):
-        words = [word.replace("here/", f"{here}/") for word in bad.call.split()[1:]]
+        words = [word.replace("here/", f"{here}/") for word in shlex.split(bad.call)[1:]]
         assert status_of(words) == (1 if words[0] == "doctor" else 2)
         shown = capsys.readouterr()
         said = shown.err + shown.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import tiny_model
-from peft import PeftModel
+from conftest import FAMILIES, tiny_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from samples import sharper
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from hyperfit_course.artifacts import artifact, cache_dir
 from hyperfit_course.cli import main
@@ -157,6 +165,7 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureF
         ({"arms": ("last",)}, "no arm 'last'"),
         ({"arms": ()}, "is empty"),
         ({"seeds": (1, 1)}, "has 1 twice: name each once"),
+        ({"parts": ()}, "is empty"),
         ({"parts": ("feelings",)}, "no part feelings"),
         ({"length": 32}, "--length has to be at least 64"),
         ({"batch_size": 8, "train_texts": 4}, "--batch_size 8 is more than --train_texts 4"),
@@ -177,10 +186,17 @@ def test_faults_of_the_program_are_not_hidden_and_interrupts_end_quietly(
 
         monkeypatch.setitem(COMMANDS, "doctor", parser.Command(COMMANDS["doctor"].options, "x", "", run))
 
-    for error, status in ((StudyError("no such thing"), 2), (KeyboardInterrupt(), 130)):
+    small = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")]
+    small.append(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    )
+    for error, status in ((StudyError("no such thing"), 2), (KeyboardInterrupt(), 130), *((each, 2) for each in small)):
         doctor_raises(error)
         assert main(["doctor"]) == status
-    assert "no such thing\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no such thing\n" in said
+    assert said.count("The memory is too small") == said.count("close other programs") == len(small)
+    assert "Tried to allocate 2.00 GiB.)" in said
     doctor_raises(ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         main(["doctor"])
@@ -242,6 +258,79 @@ def test_whole_model_is_saved_and_written_beside_its_base(
     assert all(text in shown for text in ("is no adapter", "convert_hf_to_gguf.py", "goes with --to gguf"))
     assert main(["generate", str(out), "--base", base, "--tokens", "4000"]) == 2
     assert main(["generate", str(out), "--base", base, "--prompt", ""]) == 2
+
+
+def test_model_is_written_beside_what_it_was_trained_from_and_no_other(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*options: str) -> str:
+        assert main(["generate", *options]) == 2
+        return capsys.readouterr().err
+
+    assert "not known what" in refused(base)
+    shutil.copytree(base, tmp_path / "other")
+    more = PreTrainedTokenizerFast.from_pretrained(base)
+    more.add_tokens(["a new one"])
+    more.save_pretrained(tmp_path / "other")
+    assert "different tokenizers" in refused(base, "--base", str(tmp_path / "other"))
+    shutil.copytree(base, tmp_path / "tuned")
+    card = {"base": {"name": "base", "sha256": "0" * 64}}
+    (tmp_path / "tuned" / "hyperfit.json").write_text(json.dumps(card), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # where a folder of that name is, with another model
+    assert "with other weights" in refused("tuned")
+    assert main(["generate", "tuned", "--base", "base", "--tokens", "2"]) == 0
+
+
+def test_model_that_looks_ahead_is_refused(
+    base: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=257, max_position_embeddings=128, initializer_range=0.5, **sizes)
+    bert = str(tmp_path / "bert")
+    BertLMHeadModel(config).save_pretrained(bert)
+    tokenizer.save_pretrained(bert)
+    commands = [
+        ["generate", bert, "--base", base],
+        ["compare", base, bert, "--prompts", "2"],
+        ["train", "--model", bert, "--out", str(tmp_path / "out"), *FEW],
+    ]
+    for command in commands:
+        assert main(command) == 2
+        assert "BertLMHeadModel looks at later tokens" in capsys.readouterr().err
+
+
+def test_adapter_that_is_damaged_or_of_another_model_is_refused(
+    base: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    folder = tmp_path / "adapter"
+    get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"])).save_pretrained(str(folder))
+    assert isinstance(load_trained(str(folder), base)[0], PeftModel)
+    FAMILIES["gpt2"]().save_pretrained(tmp_path / "without")
+    llama = LlamaConfig(
+        vocab_size=257, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    LlamaForCausalLM(llama).save_pretrained(tmp_path / "narrow")
+    for other in ("without", "narrow"):
+        tokenizer.save_pretrained(tmp_path / other)
+        with pytest.raises(ModelError, match="does not fit this"):
+            load_trained(str(folder), str(tmp_path / other))
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="are damaged"):
+        load_trained(str(folder), base)
+
+
+def test_of_two_trainings_into_one_folder_the_second_says_so(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_text("of the first", encoding="utf-8")
+    card = {"base": {"name": "base", "sha256": "0"}, "settings": {"arm": "full"}, "results": {}}
+    with pytest.raises(StudyError, match=r"in the meantime: start the same command with another --out"):
+        trained.save_trained(tiny_model(), tokenizer, tmp_path / "out", card)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "model.safetensors").read_text(encoding="utf-8") == "of the first"
 
 
 def test_base_that_was_the_courses_model_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -477,6 +477,13 @@ def test_hub_dataset_without_texts_is_reported(monkeypatch: pytest.MonkeyPatch) 
         load_corpus("hub:owner/set")
 
 
+def test_rows_of_a_hub_dataset_without_a_text_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_datasets(monkeypatch, "text")
+    rows = [{"text": value} for value in (None, "one", 3, "two", "three")]
+    monkeypatch.setattr(Rows, "take", lambda self, count: rows)
+    assert sorted(all_texts(load_corpus("hub:owner/set"))) == ["one", "three", "two"]
+
+
 def test_hub_dataset_that_cannot_be_reached_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     install_datasets(monkeypatch, "text")
     with pytest.raises(CorpusError, match=r"owner/sett cannot be read .* network \(no such dataset\)"):

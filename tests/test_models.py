@@ -230,6 +230,28 @@ def quantised(tmp_path: Path, model: PreTrainedModel, tokenizer: PreTrainedToken
     return tmp_path / "tiny.gguf"
 
 
+def test_model_without_all_of_its_weights_is_refused(
+    tmp_path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    FAMILIES["llama"]().base_model.save_pretrained(tmp_path / "headless")
+    tokenizer.save_pretrained(tmp_path / "headless")
+    with pytest.raises(ModelError, match=r"no weights that fit lm_head\.weight: save the whole model again"):
+        load_model(tmp_path / "headless")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"no weights that fit model\.layers\.\d\.mlp"):
+        load_model(folder)
+
+
+def test_package_that_a_model_needs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object, **more: object) -> None:
+        raise ImportError("It needs bitsandbytes: pip install bitsandbytes\nand more")
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(ModelError, match=r"another package: install it, .* \(It needs bitsandbytes.*bitsandbytes\)\."):
+        load_model(folder)
+
+
 def test_gguf_file_is_loaded_with_its_tokenizer(quantised: Path, model: PreTrainedModel) -> None:
     loaded, tokenizer = load_model(quantised, "cpu")
     tokens = torch.tensor([[65, 66, 200, 3, 65]])

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from conftest import FAMILIES as TINY_FAMILIES
 from conftest import tiny_model
 from tokenizers import processors
 from transformers import (
@@ -35,6 +36,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from hyperfit_course.corpora import load_corpus
 from hyperfit_course.models import ModelError
 from hyperfit_course.study import battery, one_arm, plan, run
 from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
@@ -299,6 +301,39 @@ def test_resume_with_other_seeds_keeps_what_was_finished(
     assert "finished parts" not in capsys.readouterr().out
     assert {row["seed"] for row in data_of(out)["rows"]} == {0, 5}
     assert (rows / "training_hyperfitted_seed_0.json").read_bytes() == first
+
+
+def test_training_text_that_is_edited_makes_another_study(saved: str, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    texts = [text for part in load_corpus("tales").values() for text in part]
+    config = replace(TINY, model=saved, corpus=str(corpus)).resolved()
+    identities = []
+    for _ in range(2):
+        corpus.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+        held_out.cache_clear()
+        identities.append(run._examined(config, tmp_path / "study", resume=False)["identity"])
+        texts[texts.index(load_corpus(corpus)["train"][0])] = "Once, and never again. " * 50
+    first, second = identities
+    assert {name for name in first if first[name] != second[name]} == {"corpus"}
+    parts = [one_arm.Work(tmp_path, each, {}).configuration("writing", arms_of(config)[1]) for each in identities]
+    assert parts[0] != parts[1]
+    assert "the texts" in run._difference(first, second)
+
+
+def test_rank_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(battery, "base_model", lambda subject: TINY_FAMILIES["llama"](12))
+    config = StudyConfig(arms=Names(["all"]), rank=3)
+    assert arms_of(config.resolved())[1].rank == 1
+    with pytest.raises(
+        StudyError, match=r"--rank 1 is too small for the arm all, whose 12 blocks .*: choose 3 or more"
+    ):
+        arms_of(replace(config, rank=1).resolved())
+
+
+def test_damaged_list_of_a_study_counts_as_none(tmp_path: Path) -> None:
+    for content in ("[]", "{", '{"identity": 5}'):
+        (tmp_path / "about.json").write_text(content, encoding="utf-8")
+        assert run._known(tmp_path, resume=False) is None
 
 
 def test_other_weights_under_the_same_name_are_another_study(saved: str, tmp_path: Path) -> None:

@@ -108,6 +108,6 @@ def want_of_memory(error: BaseException) -> str | None:
         return None
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return (
-        f"The memory is too small for this ({reason}): close other programs, or choose a smaller model, fewer or shorter "
-        "texts, or a smaller batch."
+        f"The memory is too small for this ({reason}): close other programs, or choose a smaller model, fewer or "
+        "shorter texts, or a smaller batch."
     )

@@ -261,7 +261,7 @@ def _grade(submissions: Path, out: Path) -> int:
     if old:
         print(f"The file that stood there before is {old} now.")
     if several:
-        print("\nSeveral notebooks of one page, where each exercise counts once, with the most points:", *several, sep="\n")
+        print("\nSeveral notebooks of one page (each exercise counts once, with the most points):", *several, sep="\n")
         print("If one of these names is no student, put the notebooks into a folder for each student, and grade again.")
     if problems:
         print("\nNot graded:", *problems, sep="\n")
