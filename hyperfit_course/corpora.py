@@ -54,7 +54,7 @@ def load_corpus(name: str | Path, seed: int = 0) -> dict[str, list[str]]:
             fixed parts and ignore it.
 
     Raises:
-        CorpusError: there is no such corpus, or its text is empty, binary or too short to be split.
+        CorpusError: there is no such corpus, or it is empty, in another format, or too short to be split.
     """
     if name == "tales":
         return _tales()

@@ -171,7 +171,10 @@ _RUN = (
     ("--plan", {"action": "store_true", "help": "say how long it takes, with how much memory and disk, and stop"}),
     (
         "--resume",
-        {"action": "store_true", "help": "go on in a folder of another study, and keep the rows that still fit"},
+        {
+            "action": "store_true",
+            "help": "go on in a folder of another study; what fits is not measured again, and what is finished stays",
+        },
     ),
     (
         "--jobs",
