@@ -20,14 +20,14 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 1800
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv and install the course into it (about 2 minutes, 2.3 GB)
+setup: $(STAMP) ## make .venv and install the course into it (about 2 minutes, 2.5 GB)
 
 # A requirement that changed is installed by the next command that needs it.
 $(STAMP): $(wildcard pyproject.toml requirements.txt constraints.txt)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): run 'sudo apt install python3', or name yours: make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { echo "The course needs Python 3.10 to 3.13, and $(PYTHON) is $$($(PYTHON) -V). Name another: make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python cannot make virtual environments here: run 'sudo apt install python3-venv', then 'make setup' again."; exit 1; }
-	@echo "Installing into .venv: about 2 minutes, 2.3 GB on disk"
+	@echo "Installing into .venv: about 2 minutes, 2.5 GB on disk"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $@

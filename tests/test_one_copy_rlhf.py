@@ -5,20 +5,28 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import tiny_model
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import RLOOConfig, RLOOTrainer
 
 from hyperfit_course.checks.core import small_model
 from hyperfit_course.labs import one_copy_rlhf as lab
 from hyperfit_course.labs.one_copy_rlhf import (
+    Rollout,
     Settings,
     distinct_tokens,
     leave_one_out,
@@ -191,19 +199,108 @@ def test_the_expected_gradient_is_that_of_the_expected_reward() -> None:
         assert torch.allclose(-found, gradient, atol=1e-9)
 
 
-def test_one_step_is_that_of_the_formula_of_trl() -> None:
-    """TRL is not installed with the course, so its formula for RLOO is written again here: the KL of a text, the sum of
-    log policy minus log reference, is subtracted from the reward; the baseline is (G * mean - own) / (G - 1)."""
-    generator, beta = torch.Generator().manual_seed(1), 0.05
-    logp, logp_ref = torch.randn(2, 3, 4, 7, generator=generator).double()
-    rewards = torch.rand(3, 4, generator=generator).double()
-    logp.requires_grad_()
-    r = rewards - beta * (logp.detach() - logp_ref).sum(-1)
-    baseline = (r.sum(1, keepdim=True) - r) / 3
-    advantages = (r - baseline).flatten()
-    wanted = torch.autograd.grad(-(advantages * logp.sum(-1).flatten()).mean(), logp)[0]
-    assert torch.allclose(torch.autograd.grad(rloo_loss(logp, logp_ref, rewards, beta), logp)[0], wanted)
-    assert torch.allclose(wanted.sum((1, 2)), torch.zeros(3).double()), "of a group, all gradients have the sum 0"
+def share_of_even(texts: Tensor) -> Tensor:
+    """A reward that differs from text to text, shape (n,)."""
+    return (texts % 2 == 0).double().mean(-1)
+
+
+def gradients_of(model: PeftModel) -> dict[str, Tensor]:
+    """Will hold the gradients of the adapters as a backward pass leaves them, before they are clipped and used."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda own, name=name: found.update({name: own.grad.clone()}))
+    return found
+
+
+def endless_model() -> PreTrainedModel:
+    """A model whose texts have no end: the lab leaves the end out of every distribution, and TRL does not."""
+    model = tiny_model()
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def trainer_of_trl(
+    chosen: Settings, own: PeftModel, rollout: Rollout, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> RLOOTrainer:
+    """TRL's trainer with the weights of a policy, which reads texts that are written already.
+
+    TRL makes the adapters, and so switches them off for the reference. (If a model comes with adapters, TRL keeps a
+    copy of them as the reference.) By default it trains in bfloat16, with gradient checkpointing, on shuffled prompts:
+    these are switched off. One update for a batch of texts makes the ratio of new and old policy 1, so that nothing
+    is clipped there. What else the formula needs are TRL's defaults: advantages that are not normalised, and sums over
+    the tokens of a text.
+    """
+    options = RLOOConfig(
+        output_dir=str(folder),
+        beta=chosen.beta,
+        num_generations=chosen.group,
+        max_completion_length=chosen.new_tokens,
+        temperature=chosen.temperature,
+        per_device_train_batch_size=len(rollout.texts),
+        steps_per_generation=1,
+        num_iterations=1,
+        normalize_advantages=False,
+        shuffle_dataset=False,
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        max_steps=chosen.steps,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = RLOOTrainer(
+        model=endless_model(),
+        reward_funcs=lambda completion_ids, **rest: share_of_even(torch.tensor(completion_ids)).tolist(),
+        args=options,
+        train_dataset=Dataset.from_dict({"prompt": tokenizer.batch_decode(rollout.prompts[:: chosen.group])}),
+        processing_class=tokenizer,
+        peft_config=deepcopy(own.peft_config["default"]),
+    )
+    trainer.model.load_state_dict(own.state_dict())
+
+    def written(input_ids: Tensor, **rest: object) -> Tensor:
+        assert torch.equal(input_ids, rollout.prompts), "TRL reads other prompts"
+        return torch.cat([input_ids, rollout.texts], dim=1)
+
+    trainer.model.generate = written
+    return trainer
+
+
+@pytest.fixture
+def _without_gpu() -> Iterator[None]:
+    """TRL's trainer tells the whole process that there is no GPU: the next test asks anew."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_without_gpu")
+def test_one_step_is_that_of_trl(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradients, rewards and KL of a step, for the same texts of a policy that has left its reference."""
+    chosen = replace(SHORT, beta=1.0, steps=1)
+    own = moved(late_stage_lora(endless_model(), [1], rank=2, seed=0))
+    before, rollouts = deepcopy(own), []
+    monkeypatch.setattr(lab, "write", lambda *given, **rest: rollouts.append(write(*given, **rest)) or rollouts[-1])
+    prompts = torch.tensor(tokenizer(["Once ", "There", "A fox"])["input_ids"])
+    found = gradients_of(own)
+    (row,) = train(own, prompts, chosen, seed=0, reward=share_of_even)
+    assert not (rollouts[0].texts == tokenizer.eos_token_id).any(), "TRL would cut these texts: take another seed"
+    assert rollouts[0].prompts.unique(dim=0).shape == (2, 5)
+
+    trainer = trainer_of_trl(chosen, before, rollouts[0], tokenizer, tmp_path)
+    wanted = gradients_of(trainer.model)
+    trainer.train()
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert gradient.norm() > 0.01, name
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5), name
+    logged = trainer.state.log_history[0]
+    assert (row["reward"], row["kl"]) == pytest.approx((logged["reward"], logged["kl"]), rel=1e-4)
+    assert abs(row["kl"]) > 0.05, "the penalty has hardly a part in the gradient"
 
 
 def test_the_first_step_does_not_depend_on_beta_and_the_next_do(adapted: PeftModel) -> None:

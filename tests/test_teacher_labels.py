@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -49,16 +50,10 @@ def drawn(seed: int, count: int = 40) -> tuple[list[Spans], list[Spans]]:
 # F1
 
 
-# Of nervaluate 1.2.1: Evaluator(gold, found, tags=["C"], loader="dict").evaluate()["overall"]["strict"].f1
-BY_A_LIBRARY = [0.666667, 0.605263, 0.60274, 0.617143, 0.713376, 0.681818, 0.700565, 0.616438, 0.658537]
-
-
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="nervaluate with this way of calling it needs Python 3.11")
 def test_f1_is_that_of_a_library() -> None:
-    assert [round(f1(*drawn(seed)), 6) for seed in range(len(BY_A_LIBRARY))] == BY_A_LIBRARY
+    import nervaluate
 
-
-def test_f1_is_that_of_a_library_which_is_installed() -> None:
-    nervaluate = pytest.importorskip("nervaluate", reason="a second opinion only: pip install nervaluate")
     for seed in range(500):
         sides = [
             [[{"label": "C", "start": first, "end": end - 1} for first, end in spans] for spans in side]
