@@ -1,4 +1,4 @@
-"""The guides for teachers add up, and say of each exercise of the chapters what its page says."""
+"""The guides for teachers add up, and say of each exercise what its page says."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hyperfit_course import checks
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "book/teach").glob("*.md")}
 SYLLABUS = GUIDES["syllabus"]
+COURSE, _, SEMINAR = SYLLABUS.partition("\n## A seminar of eight meetings on the labs\n")
+"""What the guide says of the chapters and of the labs: two labs have exercises of the same title."""
 TABLES = [table for table in re.findall(r"(?:^\|.*\n)+", SYLLABUS, re.M) if "| from |" in table]
 HEAD = re.compile(r"^## Exercise \d+: (.+)\n\n\*.+? · (\d+) minutes · (?:(\d+) points?|no check)\.\*", re.M)
 
@@ -23,6 +25,15 @@ class Exercise(NamedTuple):
 
     minutes: int
     points: int
+
+
+class Meeting(NamedTuple):
+    """What the seminar says of the meeting of a lab: how its minutes are divided, and who does what where."""
+
+    minutes: str
+    in_class: str
+    at_home: str
+    points: str
 
 
 def exercises_of(path: Path) -> dict[str, Exercise]:
@@ -36,6 +47,10 @@ CHAPTERS = {number: exercises_of(path) for number, path in PAGES.items()}
 KNOWN = {title: exercise for page in CHAPTERS.values() for title, exercise in page.items()}
 WEEKS = dict(re.findall(r"^\| \d+: \{doc\}`(\d\d) .+?` \| \d+ \| (.+\|.+) \|$", SYLLABUS, re.M))
 """What students do in class and at home in the week of each chapter."""
+LABS = {path.stem: exercises_of(path) for path in sorted((ROOT / "solutions/labs").glob("*.md"))}
+ROW = r"^\| \d+: \{doc\}`.+? </book/labs/(\w+)>` \| \{cite:t\}`\w+` \| (.+) \| (.+) \| (.+) \| (\d+) \|$"
+MEETINGS = {name: Meeting(*rest) for name, *rest in re.findall(ROW, SEMINAR, re.M)}
+LANDING = (ROOT / "book/labs.md").read_text(encoding="utf-8")
 
 
 def named(text: str) -> list[str]:
@@ -64,7 +79,7 @@ def test_a_timetable_leaves_no_gap_and_adds_up(table: str) -> None:
 
 
 def test_there_are_timetables() -> None:
-    assert len(TABLES) == 4
+    assert len(TABLES) == 5
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -76,7 +91,7 @@ def test_every_exercise_says_its_minutes_and_points(chapter: str) -> None:
 
 
 def test_exercises_have_the_minutes_of_their_pages() -> None:
-    for title, minutes in re.findall(r'"([^"]+)" \((\d+)\)', SYLLABUS):
+    for title, minutes in re.findall(r'"([^"]+)" \((\d+)\)', COURSE):
         assert title.lower() in KNOWN, f"book/teach/syllabus.md names {title!r}, and no page has such an exercise"
         expected = KNOWN[title.lower()].minutes
         assert int(minutes) == expected, f"book/teach/syllabus.md: {title!r} takes {expected} minutes on its page"
@@ -106,6 +121,42 @@ def test_pages_say_the_points_that_the_checks_give() -> None:
     assert said == given, "solutions/: the points of the pages are not those in hyperfit_course/checks/"
 
 
+def test_the_seminar_has_a_meeting_for_every_lab() -> None:
+    pages = {path.stem for path in (ROOT / "book/labs").glob("*.md")}
+    assert set(MEETINGS) == set(LABS) == pages, "book/teach/syllabus.md: the seminar lacks a lab, or knows one too many"
+
+
+def minutes_of(lab: str, text: str) -> int:
+    """What the exercises of a lab take that a text names."""
+    return sum(LABS[lab][title].minutes for title in named(text))
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_a_meeting_of_the_seminar_is_that_of_the_pages_of_its_lab(lab: str) -> None:
+    meeting, where = MEETINGS[lab], f"book/teach/syllabus.md, the meeting on {lab}"
+    said = re.findall(r'"([^"]+)" \((\d+)\)', (meeting.in_class + meeting.at_home).lower())
+    assert sorted(said) == sorted((title, str(each.minutes)) for title, each in LABS[lab].items()), where
+    assert int(meeting.points) == sum(each.points for each in LABS[lab].values()), where
+    plan = next(part for part in GUIDES["lessons"].split("\n## ") if f"</book/labs/{lab}>" in part)
+    in_class, in_all = minutes_of(lab, meeting.in_class), sum(each.minutes for each in LABS[lab].values())
+    assert f"exercises {in_class} minutes in class, {in_all} in all\n" in plan, f"{where}: not as its lesson plan"
+    line = "".join(re.findall(r"^\*\*Exercise\.\*\* (.+) in class[,;]", plan, re.M))
+    assert sorted(named(line)) == sorted(named(meeting.in_class)), f"{where}: not as its lesson plan"
+    assert re.findall(rf"<labs/{lab}>`.+, (\d+) exercises \|", LANDING) == [str(in_all)], f"book/labs.md: {lab}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_talk_exercise_and_discussion_fill_their_part_of_a_meeting(lab: str) -> None:
+    plan = next(part for part in GUIDES["lessons"].split("\n## ") if f"</book/labs/{lab}>" in part)
+    (talk,) = re.findall(r"talk (\d+) minutes", plan)
+    (exercise,) = re.findall(r"\| (\d+) \| exercise in class, then discussion \|", SEMINAR)
+    assert f"| {talk} | talk:" in SEMINAR
+    in_class = minutes_of(lab, MEETINGS[lab].in_class)
+    rest = int(exercise) - in_class
+    wanted = f"talk {talk}, exercise {in_class}" + (f", discussion {rest}" if rest else "")
+    assert MEETINGS[lab].minutes == wanted, f"book/teach/syllabus.md, the meeting on {lab}"
+
+
 def sentences() -> Iterator[tuple[str, str]]:
     """What a guide has to say, since the pages of the chapters say it."""
     points = [sum(each.points for each in page.values()) for page in CHAPTERS.values()]
@@ -119,6 +170,13 @@ def sentences() -> Iterator[tuple[str, str]]:
     hours, *days = ([each.points for each in in_order(table) if each.points] for table in TABLES[:3])
     yield "syllabus", f"The {len(hours)} exercises above give {sum(hours)} points ({listed(hours)})."
     yield "syllabus", f"The exercises of both days with a check give {sum(map(sum, days))} points."
+    tasks = [each for page in LABS.values() for each in page.values()]
+    assert all(each.points for each in tasks), "an open exercise of a lab: the seminar says that all have a check"
+    yield "syllabus", f"The labs have {len(tasks)} exercises, all with a check."
+    points = [sum(each.points for each in LABS[lab].values()) for lab in MEETINGS]
+    yield "syllabus", f"The points by meeting are {listed(points)}, together {sum(points)}."
+    home = [minutes_of(lab, meeting.at_home) for lab, meeting in MEETINGS.items()]
+    yield "syllabus", f"So homework takes {listed(home)} minutes, and the reading comes on top. The order is ours"
 
 
 @pytest.mark.parametrize(("guide", "sentence"), list(sentences()))
