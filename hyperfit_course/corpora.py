@@ -129,23 +129,23 @@ def _file_texts(path: Path) -> list[str]:
     text, suffix = _read_text(path), path.suffix.lower()
     if suffix in (".json", ".tsv", ".html", ".htm", ".xml"):  # with signs that nobody wants to have learned
         raise CorpusError(f"{path} is no plain text: save its texts as .txt, or as .jsonl or .csv with a column text.")
-    if suffix not in (".jsonl", ".csv"):
-        return [text]
-    if suffix == ".csv":
+    if suffix == ".jsonl":
+        rows = [_json_row(line, n, path) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    elif suffix == ".csv":
         csv.field_size_limit(1 << 30)  # the default, 131,072 characters, is shorter than a book
         try:
-            rows: list[dict] = list(csv.DictReader(io.StringIO(text), strict=True))
+            rows = list(csv.DictReader(io.StringIO(text), strict=True))
         except csv.Error as error:
             raise CorpusError(f"{path} is no CSV table ({error}): correct its quotes.") from error
     else:
-        rows = [_json_row(line, n, path) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        return [text]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if None in columns:  # the name of what is behind the last column
         raise CorpusError(f"{path} has rows of more cells than columns: put texts with commas into quotes.")
     texts = [row["text"] for row in rows if isinstance(row.get("text"), str) and row["text"].strip()]
     if not texts:
-        problem = f"{path} has no texts in a column called text (it has: {', '.join(columns)})"
-        raise CorpusError(f"{problem}: call the column of the texts 'text', with commas between columns.")
+        found = f"has no texts in a column called text (it has: {', '.join(columns)})"
+        raise CorpusError(f"{path} {found}: call that of the texts 'text', with commas between columns.")
     return texts
 
 

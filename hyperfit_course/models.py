@@ -79,15 +79,16 @@ def load_model(
     try:
         with _no_progress_bars():
             options = {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True} | NO_CODE
-            model, found = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_why_not(source, path, error)) from error
+    model, found = loaded
     if faulty := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
         raise ModelError(f"{source} has no weights that fit {faulty[0]}: save the whole model again, with its head.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.to(device or best_device())  # type: ignore[arg-type]  # typed by transformers as if it took a model
+    model.to(device or best_device())
     return model.eval(), tokenizer
 
 

@@ -448,7 +448,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.given) for rows in TABLE.values() for bad in rows])
-def test_bad_input_gets_a_sentence(bad: Bad, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_gets_a_sentence(
+    bad: Bad, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)  # where a command writes that is told no place
     if isinstance(bad.call, str):
         words = [word.replace("here/", f"{here}/") for word in shlex.split(bad.call)[1:]]
         assert status_of(words) == (1 if words[0] == "doctor" else 2)

@@ -84,7 +84,8 @@ def fault_of(path: Path, command: str, options: Collection[str]) -> str | None:
     except UnicodeDecodeError as error:
         return f"{path} is no text in UTF-8 ({error.reason}): save it as UTF-8."
     except yaml.YAMLError as error:
-        line = f", in line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f", in line {mark.line + 1}" if mark else ""
         return f"{path} is no YAML{line}: write each option in a line, such as 'epochs: 8'."
     if not isinstance(found, dict):
         return f"{path} holds no options: write each in a line, such as 'epochs: 8'."
