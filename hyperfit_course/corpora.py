@@ -283,13 +283,11 @@ def make_texts(
         rows = [row for text in corpus[split] for row in _cut(text, tokenizer, begin, length)[:most]]
         if len(rows) < count:
             name = {"train": "training texts", "validation": "validation texts"}.get(split, split)
-            hint = (
-                f"texts of at least {length} tokens, or ask for fewer"
-                if most
-                else "texts, or lower their number or length"
+            more = (
+                f"texts of at least {length} tokens, or ask for fewer" if most else "texts, or ask for fewer or shorter"
             )
             problem = f"The corpus has {len(rows)} {name} of {length} tokens, and {count} were asked for"
-            raise CorpusError(f"{problem}: add {hint}.")
+            raise CorpusError(f"{problem}: add {more}.")
         texts[split] = torch.tensor(rows)[torch.randperm(len(rows), generator=generator)[:count]]
     return texts
 
