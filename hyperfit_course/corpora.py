@@ -7,16 +7,10 @@ A text belongs to one part only, and so does every row that is cut from it.
 from __future__ import annotations
 
 import bz2
-import contextlib
-import csv
-import io
 import json
 import random
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,19 +21,13 @@ from transformers import PreTrainedTokenizerBase
 from hyperfit_course.artifacts import artifact
 from hyperfit_course.assets import ASSETS, fetch
 from hyperfit_course.models import begin_token
+from hyperfit_course.own_texts import PASSAGE, local_texts
+from hyperfit_course.own_texts import CorpusError as CorpusError  # raised here as well
 from hyperfit_course.sources import code_digest
 
 SPLITS = ("train", "validation", "prompts")
 CORPORA = ("tales", "news", "wiki")
 HUB_TEXTS = 2000  #: Texts that are read from a hub dataset, as many as the papers train on.
-SUFFIXES = (".txt", ".md", ".jsonl", ".csv")
-PASSAGE = 1700  #: Characters of a passage, about 300 English words.
-# Where a text may be cut, best first: after an empty line, a line, a sentence (in Chinese without white space), a word.
-_BREAKS = (r"\n\n", r"\n", r"[.!?…][\"'”’»)\]]*\s|[。！？｡؟।][”’」』）]*", r"\s")
-
-
-class CorpusError(ValueError):
-    """A corpus cannot be read or is too small; the message says why and what to do."""
 
 
 def load_corpus(name: str | Path, seed: int = 0) -> dict[str, list[str]]:
@@ -64,8 +52,13 @@ def load_corpus(name: str | Path, seed: int = 0) -> dict[str, list[str]]:
         texts = _wiki()
     elif str(name).startswith("hub:"):
         texts = _hub_texts(str(name).removeprefix("hub:"))
+    elif name != "" and (path := Path(name).expanduser()).exists():
+        texts = local_texts(path, len(SPLITS))
     else:
-        texts = _local_texts(name)
+        raise CorpusError(
+            f"There is no corpus, file or folder called {str(name)!r}: choose {', '.join(CORPORA)}, a text file, "
+            "a folder of text files, or hub:owner/dataset."
+        )
     # A text that comes twice counts once: otherwise it could stand in two parts.
     distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     return _split(distinct, str(name), seed)
@@ -91,101 +84,6 @@ def _tales() -> dict[str, list[str]]:
         # The first line is the title: it is for readers, not for training.
         tales[split] = [path.read_text(encoding="utf-8").split("\n\n", 1)[1].strip() for path in paths]
     return tales
-
-
-def _local_texts(name: str | Path) -> list[str]:
-    if name == "" or not (path := Path(name).expanduser()).exists():
-        raise CorpusError(
-            f"There is no corpus, file or folder called {str(name)!r}: choose {', '.join(CORPORA)}, a text file, "
-            "a folder of text files, or hub:owner/dataset."
-        )
-    texts = cut = _folder_texts(path) if path.is_dir() else _file_texts(path)
-    for size in (PASSAGE, PASSAGE // 2):
-        if len(set(cut)) < len(SPLITS):
-            cut = [passage for text in texts for passage in _passages(text, size)]
-    return cut
-
-
-def _folder_texts(folder: Path) -> list[str]:
-    """Texts of the files here and in folders inside; files that cannot be read are named in a warning."""
-    texts, left_out = [], []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            try:
-                texts += _file_texts(path)
-            except CorpusError as error:
-                left_out.append(str(error))
-    if not texts:
-        problem = f"The folder {folder} holds no {', '.join(SUFFIXES)} file with text: put the texts there, one a file."
-        raise CorpusError(" ".join([problem, *left_out[:1]]))
-    if left_out:
-        warnings.warn(f"{len(left_out)} file(s) left out of the corpus: {' '.join(left_out)}", stacklevel=4)
-    return texts
-
-
-def _file_texts(path: Path) -> list[str]:
-    """The text of a plain file, or the column ``text`` of a table."""
-    text, suffix = _read_text(path), path.suffix.lower()
-    if suffix in (".json", ".tsv", ".html", ".htm", ".xml"):  # with signs that nobody wants to have learned
-        raise CorpusError(f"{path} is no plain text: save its texts as .txt, or as .jsonl or .csv with a column text.")
-    if suffix == ".jsonl":
-        rows = [_json_row(line, n, path) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    elif suffix == ".csv":
-        csv.field_size_limit(1 << 30)  # the default, 131,072 characters, is shorter than a book
-        try:
-            rows = list(csv.DictReader(io.StringIO(text), strict=True))
-        except csv.Error as error:
-            raise CorpusError(f"{path} is no CSV table ({error}): correct its quotes.") from error
-    else:
-        return [text]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    if None in columns:  # the name of what is behind the last column
-        raise CorpusError(f"{path} has rows of more cells than columns: put texts with commas into quotes.")
-    texts = [row["text"] for row in rows if isinstance(row.get("text"), str) and row["text"].strip()]
-    if not texts:
-        found = f"has no texts in a column called text (it has: {', '.join(columns)})"
-        raise CorpusError(f"{path} {found}: call that of the texts 'text', with commas between columns.")
-    return texts
-
-
-def _json_row(line: str, number: int, path: Path) -> dict:
-    with contextlib.suppress(ValueError):
-        if isinstance(row := json.loads(line), dict):
-            return row
-    raise CorpusError(f'{path} has no JSON object in line {number}: write each line as {{"text": "..."}}.')
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8 plain text.") from error
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
-    if "\0" in text:
-        raise CorpusError(f"{path} is a binary file: give plain text in UTF-8.")
-    if not text.strip():
-        raise CorpusError(f"{path} is empty: give a file with text in it.")
-    return text
-
-
-def _passages(text: str, size: int) -> list[str]:
-    """Consecutive pieces of a text, joined to passages of ``size`` characters or more; the last may be shorter."""
-    passages = [""]
-    for piece in _pieces(re.sub(r"\n\s*\n\s*", "\n\n", text), size, (*_BREAKS, f"(?s:.{{{size}}})")):
-        if len(passages[-1]) >= size:
-            passages.append("")
-        passages[-1] += piece
-    return [passage.strip() for passage in passages if passage.strip()]
-
-
-def _pieces(text: str, size: int, breaks: Sequence[str]) -> list[str]:
-    """A text as it is, if it is shorter than two passages, else cut after the first kind of break, and so on."""
-    if len(text) < 2 * size or not breaks:
-        return [text]
-    ends = [0, *(found.end() for found in re.finditer(breaks[0], text)), len(text)]
-    return [piece for start, end in pairwise(ends) for piece in _pieces(text[start:end], size, breaks[1:])]
 
 
 def _hub_texts(name: str) -> list[str]:

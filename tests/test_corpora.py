@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hyperfit_course import corpora
-from hyperfit_course.corpora import HUB_TEXTS, PASSAGE, SPLITS, CorpusError, load_corpus, make_texts
+from hyperfit_course import corpora, own_texts
+from hyperfit_course.corpora import HUB_TEXTS, SPLITS, CorpusError, load_corpus, make_texts
+from hyperfit_course.own_texts import PASSAGE
 
 TALES = Path(str(files("hyperfit_course"))) / "data" / "tales"
 TALE_FILES = sorted(TALES.rglob("*.txt"))
@@ -197,34 +198,34 @@ def test_long_text_without_empty_lines_is_cut_into_passages(tmp_path: Path, kind
     ("kind", "ends"), [("verse", ("lines",)), ("one line", ('."', "?)", '!"')), ("chinese", ("。",))]
 )
 def test_passage_ends_where_a_line_or_a_sentence_ends(kind: str, ends: tuple[str, ...]) -> None:
-    passages = corpora._passages(LONG[kind], PASSAGE)
+    passages = own_texts.passages_of(LONG[kind], PASSAGE)
     assert len(passages) > 3
     assert all(passage.endswith(ends) for passage in passages)
 
 
 def test_only_a_paragraph_that_is_too_long_is_cut_at_its_sentences() -> None:
     short = [running_text(60 * part) for part in range(9)]
-    passages = corpora._passages("\n\n".join([*short, LONG["one line"], *short]), PASSAGE)
+    passages = own_texts.passages_of("\n\n".join([*short, LONG["one line"], *short]), PASSAGE)
     assert all(any(paragraph in passage for passage in passages) for paragraph in short)
     assert max(map(len, passages)) < PASSAGE + 600
 
 
 def test_passages_of_english_have_about_three_hundred_words() -> None:
     text = "\n\n".join(load_corpus("tales")["train"])
-    words = [len(passage.split()) for passage in corpora._passages(text, PASSAGE)[:-1]]
+    words = [len(passage.split()) for passage in own_texts.passages_of(text, PASSAGE)[:-1]]
     assert 280 < sum(words) / len(words) < 360
 
 
 @given(st.text(alphabet="ab. \n。!字\u0e01\u0301", max_size=400), st.integers(1, 30))
 def test_passages_lose_and_repeat_nothing(text: str, size: int) -> None:
-    passages = corpora._passages(text, size)
+    passages = own_texts.passages_of(text, size)
     assert "".join("".join(passages).split()) == "".join(text.split())
     assert all(passage == passage.strip() != "" for passage in passages)
 
 
 @given(st.text(alphabet="ab。,字", min_size=200, max_size=600))
 def test_text_without_spaces_gives_three_passages_and_none_is_too_long(text: str) -> None:
-    passages = corpora._passages(text, 30)
+    passages = own_texts.passages_of(text, 30)
     assert len(passages) >= 3
     assert max(map(len, passages)) < 3 * 30
 
@@ -267,7 +268,7 @@ def test_folder_is_read_with_all_its_folders_and_kinds_of_files(tmp_path: Path) 
     for hidden in (".git/a.txt", ".hidden.txt", "b/.c.md"):
         (tmp_path / hidden).write_text("hidden")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    assert corpora._local_texts(tmp_path) == ["capital", "# marked", "first", "second", "third", "fourth"]
+    assert own_texts.local_texts(tmp_path, 3) == ["capital", "# marked", "first", "second", "third", "fourth"]
 
 
 ROWS = [f"Row {number}, with \u2028 and a comma,\nand 'more' \"lines\"." for number in range(20)]
@@ -284,7 +285,7 @@ def test_rows_of_a_table_are_texts(tmp_path: Path) -> None:
 
 def test_rows_without_a_text_are_left_out(tmp_path: Path) -> None:
     rows: list[object] = [{"text": "one"}, {"text": None}, {"id": 3}, {"text": " "}, {"text": 5}, {"text": "two"}]
-    assert corpora._local_texts(write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "three"}])) == [
+    assert own_texts.local_texts(write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "three"}]), 3) == [
         "one",
         "two",
         "three",
@@ -302,9 +303,9 @@ def test_cell_may_be_as_long_as_a_book(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"id": 1, "body": "x"}\n{"body": "y", "date": 2}',
-            r"no texts in a column called text \(it has: id, body, date\): call the column of the texts 'text'",
+            r"no texts in a column called text \(it has: id, body, date\): call that of the texts 'text'",
         ),
-        ("a.csv", "id,body\n1,x\n", r"no texts in a column called text \(it has: id, body\): call the column"),
+        ("a.csv", "id,body\n1,x\n", r"no texts in a column called text \(it has: id, body\): call that"),
         ("a.csv", "id,text\n1,\n", r"no texts in a column called text \(it has: id, text\)"),
         (
             "a.csv",
@@ -609,8 +610,8 @@ def test_begin_token_counts_in_what_is_missing(tokenizer: PreTrainedTokenizerBas
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"n_train": 27}, "has 24 training texts of 16 tokens, and 27 were asked for: add texts, or lower"),
-        ({"n_validation": 19}, "has 18 validation texts of 16 tokens, and 19 were asked for: add texts, or lower"),
+        ({"n_train": 27}, "has 24 training texts of 16 tokens, and 27 were asked for: add texts, or ask"),
+        ({"n_validation": 19}, "has 18 validation texts of 16 tokens, and 19 were asked for: add texts, or ask"),
         ({"n_prompts": 7}, "has 6 prompts of 16 tokens, and 7 .*: add texts of at least 16 tokens, or ask for fewer"),
         ({"length": 101}, "has 0 training texts of 101 tokens, and 6 were asked for"),
         ({"length": 0}, "length is 0, which leaves no token to predict: choose 2"),
