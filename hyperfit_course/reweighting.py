@@ -33,8 +33,8 @@ def token_ranks(logits: Tensor, tokens: Tensor) -> Tensor:
     check_one_each(logits, tokens, "token")
     if len(outside := tokens[(tokens < 0) | (tokens >= vocabulary)]):
         raise ValueError(
-            f"The token id {int(outside[0])} is not among those of the logits, 0 to {vocabulary - 1}: use the "
-            "tokenizer of the logits' model."
+            f"The token id {int(outside[0])} is not among those of these logits, 0 to {vocabulary - 1}: use "
+            "the tokenizer of their model."
         )
     check_numbers(logits)
     return by_rows(_ranks, logits, tokens)

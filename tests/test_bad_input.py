@@ -242,9 +242,7 @@ COMMANDS = [
         "(?<!-)action has to be one of list, verify, prune, not 'lst'",
     ),
     Bad("a kind without pruning", "hyperfit cache list --kind models", "--kind goes with prune only: leave it out"),
-    Bad(
-        "nothing to prune", "hyperfit cache prune --kind x", "Nothing of the kind x is kept: see 'hyperfit cache list'"
-    ),
+    Bad("nothing to prune", "hyperfit cache prune --kind x", "Of the kind x there is nothing .*: (choose|the cache)"),
 ]
 GRADING = [
     Bad("a variable that is not set", "hyperfit grade ''", "word after grade is empty: is a variable not set"),

@@ -194,7 +194,7 @@ def test_no_ranks_at_all_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
-    [([0, 1], "one token a position"), ([3], "The token id 3 is not among those of the logits, 0 to 2")],
+    [([0, 1], "one token a position"), ([3], "The token id 3 is not among those of these logits, 0 to 2")],
 )
 def test_tokens_that_do_not_fit_the_logits_are_refused(tokens: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -363,6 +363,22 @@ def test_numbers_are_computed_again_from_the_texts_alone(saved: str, tmp_path: P
         run.study(StudyConfig(), source=str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["prediction*.json", "texts/writing*.jsonl"])
+def test_damaged_file_is_named_and_measured_again(name: str, saved: str, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    config = replace(TINY, model=saved, arms=Names(["full"]), parts=Names(["prediction", "writing"]))
+    run.study(config, str(out))
+    before = without_times(data_of(out))
+    path = next((out / "rows").glob(name))
+    path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    with pytest.raises(
+        StudyError, match=rf"rows/{path.stem}\.json, or the texts .* is damaged .* options and --out {out}"
+    ):
+        run.study(StudyConfig(), source=str(out))
+    assert run.study(config, str(out)) == 0
+    assert without_times(data_of(out)) == before
+
+
 def _shrink(model: Any, vocabulary: int) -> None:
     model.config.pad_token_id = None
     model.resize_token_embeddings(vocabulary)

@@ -79,7 +79,9 @@ def _prune(kind: str | None) -> int:
     else:
         wanted = [path for path in kept() if find_fault(path) is not None]
     if kind and not wanted:
-        raise StudyError(f"Nothing of the kind {kind} is kept: see 'hyperfit cache list'.")
+        known = sorted({path.parent.name for path in [*kept(), *unfinished()]}) + [UNFINISHED] * bool(unfinished())
+        hint = f"choose from {', '.join(known)}" if known else "the cache is empty"
+        raise StudyError(f"Of the kind {kind} there is nothing that prune can remove: {hint}.")
     freed = 0
     for path in wanted:
         with disk_errors(path):

@@ -110,7 +110,7 @@ class StudyConfig:
             check_seed(seed)
         for name in ("arms", "seeds", "parts"):
             values = getattr(self, name)
-            default = ",".join(map(str, PRESETS["standard"][name]))
+            default = ",".join(map(str, PRESETS["standard"][name][:3]))
             if not values:
                 raise StudyError(f"--{name} is empty: name at least one, such as {default}.")
             if twice := [value for value in values if values.count(value) > 1]:
