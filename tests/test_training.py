@@ -167,7 +167,7 @@ def test_absurd_learning_rate_is_reported(splits: dict[str, Tensor]) -> None:
     ("change", "message"),
     [
         ({"batch_size": 9}, "batch_size has to be from 1 to 8, the number of training texts, not 9"),
-        ({"batch_size": 0}, "A batch of 0"),
+        ({"batch_size": 0}, "batch_size has to be from 1 to 8, .*, not 0"),
         ({"epochs": 0}, "must be positive"),
         ({"learning_rate": -1.0}, "must be positive"),
         ({"learning_rate": float("nan")}, "must be positive"),
