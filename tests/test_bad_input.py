@@ -461,6 +461,7 @@ def test_bad_input_gets_a_sentence(
         said = str(raised.value)
     assert re.search(bad.says, said), said
     assert "Traceback" not in said
+    assert not list(tmp_path.glob("*.part")), "a table was begun"
 
 
 def status_of(words: list[str]) -> Any:

@@ -241,7 +241,12 @@ def grade(submissions: Path, out: Path) -> int:
 def _grade(submissions: Path, out: Path) -> int:
     files, problems = [], []
     ledger = Ledger(out, COLUMNS, isolation.course_digest(isolation.course_files()))
-    found = grade_folder(submissions, ledger)
+    try:
+        found = grade_folder(submissions, ledger)
+    except GradingError:
+        if not ledger.known:
+            ledger.part.unlink()  # of no earlier run either
+        raise
     print(isolation.statement())
     print(f"Until the table is whole, its rows are in {ledger.part}.\n", flush=True)
     for rows in found:
