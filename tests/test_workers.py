@@ -177,7 +177,7 @@ def test_second_study_in_a_folder_is_refused_while_the_first_runs(config: StudyC
     out = tmp_path / "study"
     run.study(replace(config, arms=Names(["full"]), parts=Names(["prediction"])), str(out))
     with only_study(out):
-        with pytest.raises(StudyError, match="Another process runs a study in .*, or name another folder"):
+        with pytest.raises(StudyError, match=r"Another process runs a study in .*, or name another folder"):
             run.study(config, str(out), resume=True)
         with pytest.raises(StudyError, match=r"Another process runs a study in .* has ended\."):
             run.study(StudyConfig(), source=str(out))
