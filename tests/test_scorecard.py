@@ -36,7 +36,7 @@ def test_page_shows_every_claim_and_every_verdict(html: Path) -> None:
         claim["id"] for claim in CLAIMS
     )
     for name in [*scorecard.VERDICTS, scorecard.FACT]:
-        found = tables.count(f"<td><p><strong>{name}</strong></p></td>")
+        found = tables.count(f"<td><p><strong>{name}</strong>")
         assert found == sum(claim["verdict"] == name for claim in CLAIMS), name
 
 
@@ -88,4 +88,40 @@ def test_what_would_have_been_found_is_told_only_where_nothing_was() -> None:
 
 
 def test_a_bar_in_a_sentence_does_not_split_its_cell() -> None:
-    assert scorecard.table([row(0.3, 0.2, 0.4, 0.1)])[2].count(" | ") == 4
+    assert scorecard.table([row(0.3, 0.2, 0.4, 0.1)])[2].count(" | ") == 5
+
+
+def test_prices_are_no_formula() -> None:
+    shown = scorecard.table([row(0.3, 0.2, 0.4, 0.1) | {"paper": "$8 and $0.10"}])[2]
+    assert r"\$8 and \$0.10" in shown
+
+
+def test_every_tested_statement_shows_the_size_that_was_asked_for() -> None:
+    assert scorecard.asked(row(0.3, 0.2, 0.4, 0.142)) == "0.142"
+    assert scorecard.asked(row(0.3, 0.2, 0.4, 0)) == "any above 0"
+    assert scorecard.asked(row(0.3, 0.2, 0.4, None, "fact") | {"estimate": None}) == ""
+
+
+def test_what_had_been_seen_is_marked() -> None:
+    assert set(scorecard.SEEN) <= {each["id"] for each in PREDICTED}, "SEEN names a statement that there is not"
+    seen = row(0.3, 0.2, 0.4, 0.1) | {"id": "hyperfit-needs-low-loss"}
+    assert "| **holds** (seen before: all three seeds) |" in scorecard.table([seen])[2]
+    assert "| **holds** |" in scorecard.table([row(0.3, 0.2, 0.4, 0.1)])[2]
+
+
+def test_statements_of_papers_and_our_own_are_all_statements() -> None:
+    rows = scorecard.of_chapters(CLAIMS)
+    papers, own = ([int(cell) for cell in line.split("|")[2:-1]] for line in scorecard.origins(rows)[2:])
+    assert min(sum(papers), sum(own)) > 0
+    assert [sum(pair) for pair in zip(papers, own, strict=True)] == [
+        sum(claim["verdict"] == name for claim in rows) for name in [*scorecard.VERDICTS, scorecard.FACT]
+    ]
+
+
+def test_statements_about_one_model_are_named_below_the_verdicts() -> None:
+    text = (ROOT / "book/scorecard.md").read_text(encoding="utf-8")
+    alone = [each["id"] for each in PREDICTED if each["over"] in ("prompts", "texts")]
+    later = [name for name in alone if not name.startswith(("degeneration-", "linear-", "law-"))]
+    assert all(f"`{name}`" in text for name in later), "scorecard.md: statements about one trained model"
+    shown = scorecard.measured(row(0.3, 0.2, 0.4, 0.1) | {"over": "prompts"})
+    assert shown.endswith("over 5 prompts of one model")

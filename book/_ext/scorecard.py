@@ -24,6 +24,45 @@ VERDICTS = {"holds": "#009E73", "direction only": "#56B4E9", "inconclusive": "#9
 """The four verdicts and their colours in the plot."""
 FACT = "fact"
 FURTHEST = 4.0  #: Larger effects, in units of the predicted size, are drawn as an arrow here.
+OWN = ("not tested", "not known to us")
+"""How the field ``paper`` begins where no paper that we know reports on a statement."""
+EARLIER = "seeds 0 to 2, from an earlier recording"
+SEEN = {
+    "hyperfit-needs-low-loss": "all three seeds",
+    **dict.fromkeys(
+        ["temperature-sampled-ttr", "temperature-sampled-ttr-news"], "three of the five seeds, from older rows"
+    ),
+    **dict.fromkeys(["order-under-its-shape", "order-under-base-shape", "sharpening-costs"], "one model, a first look"),
+    **dict.fromkeys(
+        [
+            *(
+                f"terminal-expansion-{place}{positions}{centring}"
+                for place in ("prenorm", "postnorm")
+                for positions in ("", "-all-positions")
+                for centring in ("", "-uncentred")
+            ),
+            "last-block-expands",
+        ],
+        "one of the five seeds",
+    ),
+    "expansion-without-late-training": "three of the five seeds",
+    **dict.fromkeys(
+        [
+            "late-stage-ttr",
+            "late-stage-vs-full",
+            *(f"late-stage-vs-{other}-five{loss}" for other in ("first", "middle") for loss in ("", "-equal-loss")),
+            "late-stage-vs-spread-five-equal-loss",
+            "middle-five-vs-all-equal-loss",
+        ],
+        EARLIER,
+    ),
+    "memory-copied-share": "three of the five seeds",
+    "memory-blocked-ttr": "one of the five seeds",
+    "domains-3x3": "the gain from tales to news",
+    "cause-rotated-damage": "seeds 1 and 2, in chapter 06",
+}
+"""What was known of the rows that test a statement when its size was written down, as the chapters say it. Of the
+statements of chapter 04 it is known for some kinds of runs only, and not for which."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -60,8 +99,9 @@ class ClaimsCounts(FromClaims):
     """How many statements of each chapter have which verdict."""
 
     def run(self) -> list[nodes.Node]:
-        """A row a chapter, and one for all; without the labs, which are about other papers."""
-        return self.parsed(counts(of_chapters(self.claims())))
+        """A row a chapter, and one for all; then by origin. Without the labs, which are about other papers."""
+        rows = of_chapters(self.claims())
+        return self.parsed([*counts(rows), "", *origins(rows)])
 
 
 class ClaimsTable(FromClaims):
@@ -103,6 +143,16 @@ def counts(rows: list[Row]) -> list[str]:
     return [*lines, f"| **all** | {' | '.join(f'**{total[name]}**' for name in names)} |"]
 
 
+def origins(rows: list[Row]) -> list[str]:
+    """A Markdown table of the verdicts by where the statements come from."""
+    names = [*VERDICTS, FACT]
+    lines = [f"| {' | '.join(['statement', *names])} |", f"| --- {'| --: ' * len(names)}|"]
+    for own, title in ((False, "a paper reports on it"), (True, "our own question")):
+        found = Counter(row["verdict"] for row in rows if row["paper"].startswith(OWN) == own)
+        lines.append(f"| {title} | {' | '.join(str(found[name]) for name in names)} |")
+    return lines
+
+
 def chapters(rows: list[Row]) -> list[str]:
     """The pages that have statements, in the order of the book."""
     return list(dict.fromkeys(row["chapter"] for row in rows))
@@ -115,25 +165,39 @@ def awaited(rows: list[Row]) -> list[str]:
 
 def undecided(row: Row) -> str:
     """A statement without a verdict."""
-    return f"- `{row['id']}`: {row['claim']}"
+    return f"- `{row['id']}`: {plain(row['claim'])}"
+
+
+def plain(text: str) -> str:
+    """Text in which two dollar signs are no formula."""
+    return text.replace("$", r"\$")
 
 
 def table(rows: list[Row]) -> list[str]:
     """A Markdown table of some statements; nothing for none."""
     if not rows:
         return []
-    lines = ["| statement | verdict | paper | here | what differs |", "| --- | --- | --- | --- | --- |"]
+    columns = ["statement", "verdict", "asked for", "paper", "here", "what differs"]
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in rows:
         cells = [
             f"{row['claim']} (`{row['id']}`)",
-            f"**{row['verdict']}**",
+            f"**{row['verdict']}**" + (f" (seen before: {SEEN[row['id']]})" if row["id"] in SEEN else ""),
+            asked(row),
             row["paper"],
             measured(row),
             row["differs"],
         ]
-        escaped = [cell.replace("|", r"\|") for cell in cells]
+        escaped = [plain(cell).replace("|", r"\|") for cell in cells]
         lines.append(f"| {' | '.join(escaped)} |")
     return lines
+
+
+def asked(row: Row) -> str:
+    """The size that was predicted: the mean has to reach it; nothing for a fact."""
+    if row["estimate"] is None:
+        return ""
+    return f"{row['threshold']:.3g}" if row["threshold"] else "any above 0"
 
 
 def measured(row: Row) -> str:
@@ -141,9 +205,15 @@ def measured(row: Row) -> str:
     found = row["estimate"]
     if found is None:
         return str(row["measured"])
-    effect = f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] over {found['n']} {row['over']}"
+    effect = f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}] over {found['n']} {units(row)}"
     missed = f"; {found['smallest']:.3f} would have been found" if row["verdict"] == "inconclusive" else ""
     return f"{row['measured']}. *{row['effect']}*: {effect}{missed}"
+
+
+def units(row: Row) -> str:
+    """What an interval is over: training seeds, or what one model was given."""
+    over = str(row["over"])
+    return over if over == "seeds" else f"{over} of one model"
 
 
 def picture(rows: list[Row]) -> str:
@@ -151,7 +221,7 @@ def picture(rows: list[Row]) -> str:
     tested = [row for row in rows if row["estimate"]]
     groups = {
         "effect / size from which on the statement holds": [row for row in tested if row["threshold"]],
-        "effect (any above 0 counts)": [row for row in tested if not row["threshold"]],
+        "effect, each in its own unit (any above 0 counts)": [row for row in tested if not row["threshold"]],
     }
     heights = [len(group) for group in groups.values()]
     with matplotlib.rc_context({"svg.hashsalt": "claims", "svg.fonttype": "path", "font.size": 9}):
@@ -189,6 +259,8 @@ def described(tested: list[Row]) -> str:
     """The plot in words."""
     total = Counter(row["verdict"] for row in tested)
     parts = ", ".join(f"{total[name]} {name}" for name in VERDICTS if total[name])
+    against = ", ".join(row["id"] for row in tested if row["verdict"] == "contradicted") or "none"
     return (
-        f"Effects of {len(tested)} tested statements with 95 % intervals, by verdict: {parts}. The tables say the same."
+        f"Effects of {len(tested)} tested statements with 95 % intervals, by verdict: {parts}. "
+        f"Contradicted: {against}. The tables below have every number."
     )
