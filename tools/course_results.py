@@ -121,7 +121,7 @@ def trained_arms() -> dict[str, list[Arm]]:
             arm
             for rate in RATES
             for place in ("last", "middle")
-            for arm in seeds(five(replace(EQUAL_LOSS, learning_rate=rate), place), SEEDS[:2])
+            for arm in seeds(five(replace(EQUAL_LOSS, learning_rate=rate), place))
         ],
         "whole_blocks": [arm for place in ("last", "middle") for arm in seeds(five(WHOLE_BLOCKS, place, None))],
         "last_blocks": [

@@ -20,7 +20,7 @@ MODELS = {
     "equal_loss": 25,
     "equal_steps": 28,
     "windows": 12,
-    "rates": 12,
+    "rates": 18,
     "damage": 3,
     "whole_blocks": 6,
     "last_blocks": 21,
