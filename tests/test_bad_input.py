@@ -39,7 +39,7 @@ from hyperfit_course.metrics import bootstrap_interval
 from hyperfit_course.models import load_model
 from hyperfit_course.reweighting import token_ranks
 from hyperfit_course.study.config import StudyConfig
-from hyperfit_course.study.locks import only_study
+from hyperfit_course.study.locks import only_study, only_writer
 from hyperfit_course.study.records import recorded
 from hyperfit_course.study.run import study
 from hyperfit_course.study.statistics import t_interval
@@ -225,6 +225,11 @@ COMMANDS = [
         "--precision goes with --to gguf only: leave it out, or add --to gguf",
     ),
     Bad("a GGUF file by another name", "hyperfit export x --to gguf --out here/y", r"end in \.gguf: name it y\.gguf"),
+    Bad(
+        "a place that another process writes",
+        "hyperfit export here/mixed --out here/written",
+        "Another process is writing .*written: wait for what it writes, or name another place",
+    ),
     Bad("no folder of an adapter", "hyperfit export x --to peft --out here/y", "There is no folder x: check the path"),
     Bad(
         "no adapter to write",
@@ -441,7 +446,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
     os.mkfifo(folder / "class" / "pipe.ipynb")
     (folder / "class" / "link.ipynb").symlink_to(folder / "mixed" / "notes.txt")
     (folder / "link" / "model.safetensors").symlink_to(folder / "mixed" / "notes.txt")
-    with FileLock(folder / ".taken.csv.lock"), only_study(folder / "busy"):
+    with FileLock(folder / ".taken.csv.lock"), only_study(folder / "busy"), only_writer(folder / "written"):
         yield folder
 
 

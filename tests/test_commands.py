@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from transformers import (
 
 from hyperfit_course.artifacts import artifact, cache_dir
 from hyperfit_course.cli import main
-from hyperfit_course.commands import parser, trained
+from hyperfit_course.commands import export, parser, trained
 from hyperfit_course.commands.parser import COMMANDS
 from hyperfit_course.commands.trained import load_trained
 from hyperfit_course.models import ModelError, load_model
@@ -331,6 +332,47 @@ def test_of_two_trainings_into_one_folder_the_second_says_so(
         trained.save_trained(tiny_model(), tokenizer, tmp_path / "out", card)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "model.safetensors").read_text(encoding="utf-8") == "of the first"
+
+
+def test_of_two_exports_to_one_place_the_second_ends_before_it_loads_the_model(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    load, loads = export.load_trained, []
+
+    def load_while_another_exports(*given: Any) -> Any:
+        loads.append(given)
+        if len(loads) == 1:
+            assert main(["export", base, "--out", str(tmp_path / "merged")]) == 2
+        return load(*given)
+
+    monkeypatch.setattr(export, "load_trained", load_while_another_exports)
+    assert main(["export", base, "--out", str(tmp_path / "merged")]) == 0
+    assert capsys.readouterr().err.startswith(
+        f"Another process is writing {tmp_path / 'merged'}: wait for what it writes, or name another place with "
+        "--out.\n"
+    )
+    assert len(loads) == 1
+    load_model(tmp_path / "merged")
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "merged"])
+
+
+def test_export_holds_nothing_of_one_that_was_stopped(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before, command = sorted(tmp_path.iterdir()), ["export", base, "--out", str(tmp_path / "merged")]
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedTokenizerFast, "save_pretrained", no_room)
+        assert main(command) == 2
+    assert "is full: free some space" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before, "something half-written was left"
+    (tmp_path / ".merged.work").mkdir()  # as a killed process leaves it
+    (tmp_path / ".merged.work" / "old.safetensors").touch()
+    assert main(command) == 0
+    assert not list((tmp_path / "merged").glob("old*"))
 
 
 def test_base_that_was_the_courses_model_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from peft import PeftModel
@@ -14,6 +16,7 @@ from hyperfit_course.commands.options import Exporting
 from hyperfit_course.commands.train import new_place
 from hyperfit_course.commands.trained import CARD, base_of, is_adapter, load_trained
 from hyperfit_course.study.config import StudyError
+from hyperfit_course.study.locks import only_writer
 from hyperfit_course.study.untrusted import check_links, check_source
 
 
@@ -34,21 +37,10 @@ def export(options: Exporting) -> int:
         raise StudyError(
             f"{options.out.name} would be a folder: add --to gguf for a GGUF file, or name it in another way."
         )
+    write = {"peft": _copy_adapter, "safetensors": _merge, "gguf": _gguf}[options.to]
     out = new_place(options.out)
-    if options.to == "peft":
-        _copy_adapter(options.model, out)
-    elif options.to == "safetensors":
-        model, tokenizer, _ = load_trained(options.model, options.base)
-        work = out.with_name(f".{out.name}.work")
-        with disk_errors(out):
-            merged(model).save_pretrained(work)
-            tokenizer.save_pretrained(work)
-            for name in (CARD, "README.md"):
-                if (Path(options.model) / name).is_file():
-                    shutil.copy(Path(options.model) / name, work)
-            work.replace(out)
-    else:
-        _gguf(options, out)
+    with only_writer(out):
+        write(options, new_place(out))  # another process may have written it just before
     print(f"Written: {out}")
     return 0
 
@@ -58,7 +50,31 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
-def _copy_adapter(name: str, out: Path) -> None:
+@contextlib.contextmanager
+def _filled(out: Path) -> Iterator[Path]:
+    """A folder to write to, which is ``out`` if the block ends well, and else is gone. One process at a time."""
+    work = out.with_name(f".{out.name}.work")
+    shutil.rmtree(work, ignore_errors=True)  # what a killed process has left
+    try:
+        with disk_errors(out):
+            yield work
+            work.replace(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _merge(options: Exporting, out: Path) -> None:
+    model, tokenizer, _ = load_trained(options.model, options.base)
+    with _filled(out) as work:
+        merged(model).save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        for name in (CARD, "README.md"):
+            if (Path(options.model) / name).is_file():
+                shutil.copy(Path(options.model) / name, work)
+
+
+def _copy_adapter(options: Exporting, out: Path) -> None:
+    name = options.model
     if not Path(name).expanduser().exists():
         raise StudyError(f"There is no folder {name}: check the path of the adapter.")
     if not is_adapter(name):
@@ -67,12 +83,10 @@ def _copy_adapter(name: str, out: Path) -> None:
     check_source(source)
     check_links(source.rglob("*"), source)  # what is copied may be published
     settings = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-    with disk_errors(out):
-        work = out.with_name(f".{out.name}.work")
-        shutil.copytree(source, work, dirs_exist_ok=True)
+    with _filled(out) as work:
+        shutil.copytree(source, work)
         settings["base_model_name_or_path"] = base_of(source).get("name")
         (work / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        work.replace(out)
 
 
 def _gguf(options: Exporting, out: Path) -> None:

@@ -55,6 +55,28 @@ def only_study(folder: Path, instead: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Be the only process that writes a file or a folder, in a folder that is there; nothing is left of the lock.
+
+    Raises:
+        StudyError: another one does, or files cannot be locked there.
+    """
+    mark = path.with_name(f".{path.name}.lock")
+    try:
+        lock = _acquired(mark)
+    except Timeout as error:
+        raise StudyError(
+            f"Another process is writing {path}: wait for what it writes, or name another place with --out."
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            mark.unlink()  # still locked: nobody can lock it and be a second one
+        lock.release()
+
+
+@contextlib.contextmanager
 def marked(folder: Path) -> Iterator[Path]:
     """A new file in a folder that this process has locked: who sees it, and finds it locked, shares the folder.
 
