@@ -31,6 +31,7 @@ from hyperfit_course.artifacts import cache_dir
 from hyperfit_course.assets import fetch
 from hyperfit_course.checks import chapter_01
 from hyperfit_course.cli import main
+from hyperfit_course.commands import parser
 from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.decoding import continue_prompts
 from hyperfit_course.grading.grades import grade_notebook
@@ -60,11 +61,21 @@ class Bad:
 
 STUDY = [
     Bad("no such command", "hyperfit stody", "There is no command 'stody': choose from study, train"),
+    Bad("no command", "hyperfit", "There is no command: write one behind hyperfit, such as"),
+    Bad(
+        "an option before the command", "hyperfit --seeds 1", "no command '1': choose .*, and write its options behind"
+    ),
     Bad("a misspelt option", "hyperfit study --sedes 1", "has no option --sedes: did you mean --seeds"),
     Bad("a dash for a line", "hyperfit train --learning-rate 1 --out here/x", "did you mean --learning_rate"),
-    Bad("an option of nothing", "hyperfit study --colour red", "has no option --colour: see .*hyperfit study --help"),
+    Bad("an option of nothing", "hyperfit study --colour red", "has no option --colour: leave it out, or choose one"),
     Bad("a list with spaces", "hyperfit study --seeds 0 1 2", "has no place for '1 2': .* write a list with commas"),
-    Bad("an option without a value", "hyperfit study --from", "--from needs a value: see .*hyperfit study --help"),
+    Bad("an option without a value", "hyperfit study --from", "--from needs a value: write it behind --from, or"),
+    Bad("a value for a switch", "hyperfit study --plan=yes", "--plan takes no value: leave 'yes' out"),
+    Bad("a value to print", "hyperfit study --print_config=x", "--print_config takes no value: leave 'x' out"),
+    Bad(
+        "half an option", "hyperfit study --lora 3", "--lora may mean several options: write one of --lora_epochs, --lo"
+    ),
+    Bad("a word for a number of processes", "hyperfit study --jobs two", "--jobs has to be a whole number, not 'two'"),
     Bad("a word for a number", "hyperfit study --epochs many", "--epochs has to be a whole number, not 'many'"),
     Bad("no number", "hyperfit study --epochs=", "--epochs= is empty: is a variable not set"),
     Bad(
@@ -208,9 +219,9 @@ COMMANDS = [
     ),
     Bad("a place in no folder", "hyperfit train --out here/none/x", "no folder .*none to put x into: make it first"),
     Bad(
-        "no place", "hyperfit train --corpus tales", "'hyperfit train' needs --out: see the example in 'hyperfit train"
+        "no place", "hyperfit train --corpus tales", "'hyperfit train' needs --out: add what is missing, as the example"
     ),
-    Bad("no model", "hyperfit generate", "'hyperfit generate' needs tuned: see the example"),
+    Bad("no model", "hyperfit generate", "'hyperfit generate' needs tuned: add what is missing"),
     Bad("no epoch of adapters", "hyperfit train --arm last1 --epochs 0 --out here/x", "^--epochs has to be at least 1"),
     Bad("no tokens", "hyperfit generate x --tokens 0", "--tokens has to be at least 1, not 0"),
     Bad("a negative temperature", "hyperfit generate x --temperature -1", "--temperature has to be 0 .*, not -1"),
@@ -457,9 +468,13 @@ def test_bad_input_gets_a_sentence(
     monkeypatch.chdir(tmp_path)  # where a command writes that is told no place
     if isinstance(bad.call, str):
         words = [word.replace("here/", f"{here}/") for word in shlex.split(bad.call)[1:]]
-        assert status_of(words) == (1 if words[0] == "doctor" else 2)
+        status, of_parser = end_of(words)
+        assert status == (1 if words[:1] == ["doctor"] else 2)
         shown = capsys.readouterr()
         said = shown.err + shown.out
+        if of_parser:
+            command = " ".join(["hyperfit", *(word for word in words[:1] if word in parser.COMMANDS)])
+            assert re.fullmatch(rf"[^\n]+[.?]\nsee {command} --help\n", said), said
     else:
         with pytest.raises((ValueError, RuntimeError, OSError, KeyError)) as raised:
             bad.call(here)
@@ -469,11 +484,12 @@ def test_bad_input_gets_a_sentence(
     assert not list(tmp_path.glob("*.part")), "a table was begun"
 
 
-def status_of(words: list[str]) -> Any:
+def end_of(words: list[str]) -> tuple[Any, bool]:
+    """The exit status of a command, and whether its parser has ended it."""
     try:
-        return main(words)
-    except SystemExit as ended:  # of the parser
-        return ended.code
+        return main(words), False
+    except SystemExit as ended:
+        return ended.code, True
 
 
 def test_the_table_has_at_least_sixty_rows_and_none_twice() -> None:

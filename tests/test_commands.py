@@ -138,7 +138,7 @@ def test_printed_configuration_can_be_read_again(
         ("seeds: [one]\n", "whole numbers, such as 0,1,2"),
         ("learning_rate: fast\n", "learning_rate"),
         ("preset: large\n", "preset"),
-        ("seeds: [1\n", "config"),
+        ("seeds: [1\n", "is no YAML"),
     ],
 )
 def test_bad_file_is_refused_and_what_is_wrong_is_named(

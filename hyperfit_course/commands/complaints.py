@@ -16,29 +16,45 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 
 
 def in_plain_words(message: str, command: str, options: Collection[str]) -> str:
-    """A complaint of jsonargparse in the words of the command line; one that is not known here stays as it is.
+    """A complaint of jsonargparse in the words of the command line, and where help is: two lines.
 
     Args:
-        message: of the parser.
+        message: of the parser; one that is not known here keeps its words.
         command: whose parser it is: ``hyperfit``, or ``hyperfit study``.
         options: of that command, such as ``--seeds``.
     """
+    if needed := re.match(r"the following arguments are required: (\w+)\.", message):
+        command = f"hyperfit {needed[1]}"  # of which the parser of all commands has said it
+    return f"{_sentence(message, command, options)}\nsee {command} --help"
+
+
+def _sentence(message: str, command: str, options: Collection[str]) -> str:
     if found := re.match(r"the following arguments are required: (.+)", message):
-        needs = [_written(*name.split(".", 1)) for name in found[1].split(", ")]
-        asked = f"hyperfit {found[1].partition('.')[0]}"
-        return f"'{asked}' needs {' and '.join(needs)}: see the example in '{asked} --help'."
+        needs = " and ".join(_written(*name.split(".", 1)) for name in found[1].split(", "))
+        return f"'{command}' needs {needs}: add what is missing, as the example in its help does."
     if found := re.match(r"argument COMMAND: invalid choice: (.*) \(choose from (.*)\)", message):
-        return f"There is no command {found[1]}: choose from {found[2].replace(chr(39), '')}."
+        names = found[2].replace("'", "")
+        return f"There is no command {found[1]}: choose from {names}, and write its options behind it."
     if message.startswith('expected "command" to be one of'):
-        return "There is no command: choose one that 'hyperfit --help' names."
+        return "There is no command: write one behind hyperfit, such as 'hyperfit doctor'."
     if found := re.match(r"argument (--\w+): expected one argument", message):
-        return f"{found[1]} needs a value: see the example in '{command} --help'."
+        return f"{found[1]} needs a value: write it behind {found[1]}, or leave the option out."
+    if found := re.match(r"argument (?:-h/)?(--\w+): ignored explicit argument '(.*)'", message):
+        return _takes_none(found[1], found[2])
+    if found := re.match(r'Invalid option "(.*)" for (--\w+)', message):
+        return _takes_none(found[2], found[1])
+    if found := re.match(r"ambiguous option: ([^\s=]+)\S* could match (.*)", message):
+        return f"{found[1]} may mean several options: write one of {found[2]}."
     if found := re.match(r"unrecognized arguments: ((\S+).*)", message, re.S):
         if found[2].startswith("-"):
             return _unknown(found[2].partition("=")[0], command, options)
         hint = "remove it, write a list with commas (0,1,2), or put a text with spaces into quotes"
         return f"'{command}' has no place for {found[1]!r}: {hint}."
-    return _of_a_value(message, command)
+    return " ".join(_of_a_value(message, command).splitlines())
+
+
+def _takes_none(option: str, value: str) -> str:
+    return f"{option} takes no value: leave {value!r} out."
 
 
 def _written(command: str, name: str) -> str:
@@ -47,7 +63,7 @@ def _written(command: str, name: str) -> str:
 
 def _unknown(name: str, command: str, known: Collection[str], where: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    end = f"did you mean {close[0]}?" if close else f"see those that there are with '{command} --help'."
+    end = f"did you mean {close[0]}?" if close else "leave it out, or choose one from the help."
     return f"'{command}' has no option {name}{where}: {end}"
 
 

@@ -26,10 +26,11 @@ class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 class _Parser(ArgumentParser):
-    """Complains in sentences."""
+    """Complains in a sentence, and says where help is."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        super().error(in_plain_words(message, self.command, self._option_string_actions), ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        self.exit(2, in_plain_words(message, parser.command, parser._option_string_actions) + "\n")
 
     @property
     def command(self) -> str:
