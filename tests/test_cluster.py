@@ -84,13 +84,13 @@ class Ready:
 
 
 def test_work_that_dask_gives_up_is_an_error_and_no_endless_wait() -> None:
-    told: Any = Ready()
+    tell: Any = Ready
     with (
         thread_cluster(1) as address,
         distributed.Client(address, set_as_default=False) as client,
         pytest.raises(RuntimeError, match="deserialization"),
     ):
-        Workers(1, {}, cluster._Backend(client=client)).run(print, [(Unreadable(),)], told)
+        Workers(1, {}, cluster._Backend(client=client)).run(print, [(Unreadable(),)], tell)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 import os
 import platform
 import subprocess
@@ -19,8 +22,10 @@ import torch
 from conftest import tiny_model
 from filelock import FileLock
 from test_study import TINY, data_of, without_times
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
+from hyperfit_course.corpora import SPLITS, load_corpus
 from hyperfit_course.study import one_arm, plan, run, workers
 from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import arms_of, forget
@@ -145,15 +150,65 @@ def test_arm_that_kills_its_process_is_not_tried_for_ever(config: StudyConfig, t
             pass
 
 
-def test_process_that_finds_another_model_under_the_same_name_stops(
-    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+def another(config: StudyConfig, corpus: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Callable[[], object]]:
+    """What may be another one under the same name on another machine: for each the way to change it."""
+
+    def rewritten(split: str) -> None:
+        text = load_corpus(corpus)[split][0]
+        corpus.write_text(corpus.read_text(encoding="utf-8").replace(text[:9], text[:9].upper()), encoding="utf-8")
+
+    def other_settings() -> None:
+        model = tiny_model()
+        model.config.rms_norm_eps = 1e-3
+        model.save_pretrained(str(config.model))
+
+    def begins_with_a_space() -> None:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.save_pretrained(str(config.model))
+
+    return {
+        "weights": lambda: tiny_model(seed=1).save_pretrained(str(config.model)),
+        "settings": other_settings,
+        **{split: functools.partial(rewritten, split) for split in SPLITS},
+        "tokenizer": begins_with_a_space,
+    }
+
+
+IN_ALL = " and ".join(f"other tokens in the {name}" for name in ("training texts", "validation texts", "prompts"))
+
+
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("weights", "another model"),
+        ("settings", "another model"),
+        ("train", "other tokens in the training texts"),
+        ("validation", "other tokens in the validation texts"),
+        ("prompts", "other tokens in the prompts"),
+        ("tokenizer", IN_ALL),
+    ],
+)
+def test_process_that_finds_something_else_under_the_same_names_says_what_and_stops(
+    what: str, found: str, config: StudyConfig, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    subject = run.subject_of(config.resolved())
-    identity = {"config": {"corpus": "tales"}, "weights": "another hash", "texts": "another hash"}
-    told = workers.Told.of(subject, identity)
-    with pytest.raises(StudyError, match="finds another model or other texts under the same names: name model"):
+    corpus = tmp_path / "texts.jsonl"
+    rows = [{"text": f"tale {number} {'and on ' * 40}"} for number in range(20)]
+    corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    told = workers.Told.of(run.subject_of(config.resolved()), str(corpus))
+    told.follow()
+    another(config, corpus, copy.deepcopy(tokenizer))[what]()
+    workers._known.clear()  # as in a new process
+    with pytest.raises(StudyError) as raised:
         told.follow()
-    gone = replace(told, subject=replace(subject, model="/nowhere/model"))
+    assert str(raised.value) == (
+        f"A process on {platform.node()} finds {found} under the same names: give --model, with its tokenizer, and "
+        "--corpus whole paths in a folder that all machines share, or remove the old copies there."
+    )
+
+
+def test_process_that_cannot_load_what_is_studied_stops(config: StudyConfig) -> None:
+    told = workers.Told.of(run.subject_of(config.resolved()), "tales")
+    gone = replace(told, subject=replace(told.subject, model="/nowhere/model"))
     with pytest.raises(StudyError, match=rf"on {platform.node()} cannot load what is studied: .*nowhere"):
         gone.follow()
 

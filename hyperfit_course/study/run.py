@@ -223,7 +223,7 @@ def _measure(config: StudyConfig, folder: Path, about: dict[str, Any], workers: 
         own, watched = None, progress.watching(work.seconds_of)
     with watched:
         calls = [(work, arm, parts, own) for arm, parts in parts_of.items()]
-        workers.run(measure_arm, calls, Told.of(subject_of(config), about["identity"]))
+        workers.run(measure_arm, calls, lambda: Told.of(subject_of(config), config.corpus))
 
 
 def _stopped(checks: list[dict[str, Any]]) -> dict[str, str]:

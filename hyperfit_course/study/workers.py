@@ -17,12 +17,18 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed, parallel_config
 
-from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir, sha256_tensor
-from hyperfit_course.models import fingerprint
+from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir, key_digest
+from hyperfit_course.corpora import load_corpus
+from hyperfit_course.models import begin_token, model_key
 from hyperfit_course.study.arms import Subject, base_model, held_out, tokenizer_of
 from hyperfit_course.study.config import StudyConfig, StudyError
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
+TEXTS = {
+    "train": "training texts",
+    "validation": "validation texts",
+    "prompts": "prompts",
+}  #: Their names in sentences.
 IDLE = 10  #: Seconds after which a process of this machine that has nothing more to do ends.
 
 
@@ -44,12 +50,12 @@ class Workers:
         each = " or ".join(map(str, sorted(set(self.threads.values()))))
         return f"{self.count} processes measure at the same time, with {each} thread(s) of PyTorch each."
 
-    def run(self, measure: Callable[..., None], calls: list[tuple[Any, ...]], told: Told) -> None:
+    def run(self, measure: Callable[..., None], calls: list[tuple[Any, ...]], tell: Callable[[], Told]) -> None:
         """Call a function once for every arm, with the arguments of each, and wait until all are done.
 
         Args:
             measure: named in a module of the library, so that other processes find it.
-            told: what these processes have to know.
+            tell: says what other processes have to know; it is asked only if there are any.
 
         Raises:
             StudyError: a process was killed, or is not fit to measure. What is finished is kept.
@@ -59,6 +65,7 @@ class Workers:
                 pass
             return
         backend = {"backend": self.backend} if self.backend else {"backend": "loky", "idle_worker_timeout": IDLE}
+        told = tell()
         with parallel_config(**backend), _killed():
             parallel = Parallel(
                 n_jobs=max(2, self.count), batch_size=1, pre_dispatch="all", return_as="generator_unordered"
@@ -117,16 +124,15 @@ class Told:
 
     subject: Subject
     corpus: str
-    weights: str  #: Hash of those of the model.
-    texts: str  #: Hash of the held-out ones.
+    hashes: Mapping[str, str]  #: Of what the asking process has loaded: see :func:`hashes_of`.
     environment: Mapping[str, str]
 
     @classmethod
-    def of(cls, subject: Subject, identity: Mapping[str, Any]) -> Told:
-        """The same cache, precision, weights and texts as in this process."""
+    def of(cls, subject: Subject, corpus: str) -> Told:
+        """The same cache, precision, model and texts as in this process."""
         wanted = {CACHE_VARIABLE: str(cache_dir()), PRECISION_VARIABLE: os.environ.get(PRECISION_VARIABLE)}
         environment = {name: value for name, value in wanted.items() if value is not None}
-        return cls(subject, identity["config"]["corpus"], identity["weights"], identity["texts"], environment)
+        return cls(subject, corpus, hashes_of(subject, corpus), environment)
 
     def follow(self) -> None:
         """Set this process up.
@@ -135,25 +141,35 @@ class Told:
             StudyError: it cannot load what is studied, or finds something else.
         """
         os.environ |= self.environment
-        key = (self.weights, self.texts)
-        if key == _known.get(self.subject):
+        if self.hashes == _known.get(self.subject):
             return
         for kept in (base_model, held_out, tokenizer_of):  # a worker may outlive a study, and a model its files
             kept.cache_clear()
         try:
-            found = fingerprint(base_model(self.subject)), sha256_tensor(held_out(self.corpus, self.subject))
+            found = hashes_of(self.subject, self.corpus)
         except (OSError, ValueError, RuntimeError) as error:
             raise StudyError(f"A process on {platform.node()} cannot load what is studied: {error}") from error
-        if found != key:
+        if differing := [name for name, value in self.hashes.items() if found[name] != value]:
             raise StudyError(
-                f"A process on {platform.node()} finds another model or other texts under the same names: name model "
-                "and corpus by whole paths in a folder that all machines share, or remove the old copy there."
+                f"A process on {platform.node()} finds {' and '.join(differing)} under the same names: give --model, "
+                "with its tokenizer, and --corpus whole paths in a folder that all machines share, or remove the old "
+                "copies there."
             )
         _known.clear()
-        _known[self.subject] = key
+        _known[self.subject] = self.hashes
 
 
-_known: dict[Subject, tuple[str, str]] = {}  #: What is in this process's memory, and its hashes.
+def hashes_of(subject: Subject, corpus: str) -> dict[str, str]:
+    """Hashes of the model, and of all texts as its tokenizer reads them, by what is said where one differs."""
+    texts, tokenizer = load_corpus(corpus), tokenizer_of(subject)
+    hashes = {"another model": key_digest(model_key(base_model(subject)))}
+    for split, name in TEXTS.items():
+        ids = tokenizer(texts[split], add_special_tokens=False, verbose=False)["input_ids"]
+        hashes[f"other tokens in the {name}"] = key_digest({"begin": begin_token(tokenizer), "ids": ids})
+    return hashes
+
+
+_known: dict[Subject, Mapping[str, str]] = {}  #: What is in this process's memory, and its hashes.
 
 
 def _called(told: Told, threads: Mapping[str, int], measure: Callable[..., None], *given: Any) -> None:
