@@ -258,6 +258,7 @@ def test_whole_model_is_saved_and_written_beside_its_base(
     shown = capsys.readouterr().err
     assert all(text in shown for text in ("is no adapter", "convert_hf_to_gguf.py", "goes with --to gguf"))
     assert main(["generate", str(out), "--base", base, "--tokens", "4000"]) == 2
+    assert "exceed the context of 128: choose fewer --tokens, or a shorter --prompt" in capsys.readouterr().err
     assert main(["generate", str(out), "--base", base, "--prompt", ""]) == 2
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -46,6 +48,7 @@ from hyperfit_course.study.config import CHANGES, Names, Numbers, StudyConfig, S
 from hyperfit_course.study.plan import Units
 from hyperfit_course.study.recording import Row
 from hyperfit_course.study.report import FAILED, rendered
+from hyperfit_course.study.selfchecks import check_subject
 from hyperfit_course.study.verdicts import ONE_SEED, claims
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 300}
@@ -388,8 +391,8 @@ def _shrink(model: Any, vocabulary: int) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda model: setattr(model.config, "max_position_embeddings", 100), "reads at most 100 tokens"),
-        (lambda model: model.model.layers[0].mlp.up_proj.weight.data.fill_(torch.nan), "nan or inf"),
+        (lambda model: setattr(model.config, "max_position_embeddings", 100), "reads at most 100 .*: choose a model"),
+        (lambda model: model.model.layers[0].mlp.up_proj.weight.data.fill_(torch.nan), "nan or inf, .*: fetch it"),
         (lambda model: _shrink(model, 60), "they do not belong together"),
     ],
 )
@@ -402,6 +405,15 @@ def test_model_that_does_not_fit_is_refused_before_anything_is_measured(
     with pytest.raises(StudyError, match=message):
         run.study(replace(TINY, model=saved), str(tmp_path / "study"))
     assert not (tmp_path / "study").exists()
+
+
+def test_texts_and_decoders_that_do_not_fit_are_refused_with_what_to_choose() -> None:
+    model = tiny_model()
+    with pytest.raises(StudyError, match=r"reads at most 128 tokens, and 129 are needed .*: choose a smaller --length"):
+        check_subject(model, None, torch.zeros(1, 129, dtype=torch.long))
+    model.config.is_encoder_decoder = True
+    with pytest.raises(StudyError, match=r"the decoder of an encoder-decoder, .*: choose one, such as GPT-2 or Llama"):
+        check_subject(model, None, torch.zeros(1, 128, dtype=torch.long))
 
 
 def test_encoder_decoder_no_tokenizer_and_no_model_are_named(
@@ -510,7 +522,13 @@ def test_plan_says_what_does_not_fit(
     monkeypatch.setattr(plan, "free_memory", lambda device: 0)
     monkeypatch.setattr(plan.Meter, "held", staticmethod(lambda: 1))
     assert run.study(replace(TINY, model=saved), plan=True) == 1
-    assert "too little for geometry of base" in capsys.readouterr().out
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert run.study(replace(TINY, model=saved), plan=True) == 1
+    shown = capsys.readouterr().out
+    assert re.search(
+        "too little for .*geometry of base.*: close other programs, leave these --arms or --parts out", shown
+    )
+    assert re.search("Disk: 0.0 GB are free at .*, which is too little: free some, or set HYPERFIT_CACHE", shown)
 
 
 def test_report_escapes_what_models_write(saved: str, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def _named(model: PreTrainedModel, architecture: str, wanted: set[str]) -> dict[
     spare = sorted(set(found) - wanted - {"output.weight"})
     if missing or spare:
         raise StudyError(
-            f"The GGUF file is of another model: it has {missing[:3] or 'nothing'} that this one lacks, and lacks "
-            f"{spare[:3] or 'nothing'}. Name the file of the right base."
+            f"The GGUF file is of another model (it has {missing[:3] or 'nothing'} that this one lacks, and lacks "
+            f"{spare[:3] or 'nothing'}): name the file of the right base with --base."
         )
     return {name: array for name, array in found.items() if name in wanted}
 

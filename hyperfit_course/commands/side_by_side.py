@@ -47,7 +47,10 @@ def generate_both(options: Generating) -> int:
     check_causal(tuned, ids.repeat(2)[None, : max(2, len(ids))])
     most = min(context_length(model) for model in (tuned, base) if model is not None)
     if len(ids) + options.tokens > most:
-        raise StudyError(f"A prompt of {len(ids)} tokens and {options.tokens} new ones exceed the context of {most}.")
+        raise StudyError(
+            f"A prompt of {len(ids)} tokens and {options.tokens} new ones exceed the context of {most}: choose fewer "
+            "--tokens, or a shorter --prompt."
+        )
     print(f"After: {printable(options.prompt)}\n")
     streams = [
         _tokens(model, off, ids, options)

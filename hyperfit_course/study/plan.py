@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from hyperfit_course.anatomy import CausalLM, blocks_of
-from hyperfit_course.artifacts import cache_dir
+from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
 from hyperfit_course.frozen import PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.logits import at_positions
@@ -87,7 +87,10 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     room = shutil.disk_usage(cache_dir()).free / 1e9
     problems = _too_little_memory(table, model.device, count)
     if disk > room:
-        problems.append(f"Disk: {room:.1f} GB are free at {cache_dir()}.")
+        problems.append(
+            f"Disk: {room:.1f} GB are free at {cache_dir()}, which is too little: free some, or set {CACHE_VARIABLE} "
+            "to a folder with more room."
+        )
     print(*(problems or ["It fits here."]), sep="\n")
     return 1 if problems else 0
 
@@ -121,7 +124,10 @@ def _too_little_memory(table: pd.DataFrame, device: torch.device, jobs: int) -> 
     if most > free + held:
         worst = table[table["bytes"] > free + held]
         names = ", ".join(sorted(set(worst["part"] + " of " + worst["arm"])))
-        return [f"Memory: {(free + held) / 1e9:.1f} GB are free, which is too little for {names}."]
+        return [
+            f"Memory: {(free + held) / 1e9:.1f} GB are free, which is too little for {names}: close other programs, "
+            "leave these --arms or --parts out, or choose a smaller --model or --batch_size."
+        ]
     if jobs > 1 and jobs * most > free:  # what this process holds is not given to the others
         fit = max(1, int(free // most))
         return [f"Memory: {free / 1e9:.1f} GB are free, which is too little for {jobs} jobs: choose --jobs {fit}."]

@@ -136,13 +136,16 @@ def check_subject(model: CausalLM, tokenizer: Any, texts: Tensor) -> None:
     name, config = type(model).__name__, model.config
     if getattr(config, "is_encoder_decoder", False):
         raise StudyError(
-            f"{name} is the decoder of an encoder-decoder, and a study needs a causal language model alone."
+            f"{name} is the decoder of an encoder-decoder, and a causal language model is wanted: choose one, such as "
+            "GPT-2 or Llama."
         )
     needed = max(texts.shape[1], PROMPT_TOKENS + NEW_TOKENS)
     if context_length(model) < needed:
+        enough = context_length(model) >= PROMPT_TOKENS + NEW_TOKENS
         raise StudyError(
-            f"{name} reads at most {context_length(model)} tokens, and the study needs {needed}: a prompt of "
-            f"{PROMPT_TOKENS} with {NEW_TOKENS} new ones, and texts of {texts.shape[1]} (--length)."
+            f"{name} reads at most {context_length(model)} tokens, and {needed} are needed (a prompt of "
+            f"{PROMPT_TOKENS} with {NEW_TOKENS} new ones, and texts of {texts.shape[1]}): choose "
+            f"{'a smaller --length' if enough else 'a model that reads more'}."
         )
     vocabulary = _vocabulary(model)
     if int(texts.max()) >= vocabulary:
@@ -151,7 +154,10 @@ def check_subject(model: CausalLM, tokenizer: Any, texts: Tensor) -> None:
             "together. Load both from one folder."
         )
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise StudyError(f"Weights of {name} are nan or inf: the file is damaged, or it is another precision's.")
+        raise StudyError(
+            f"Weights of {name} are nan or inf, as in a damaged file or one of another precision: fetch it again, or "
+            "choose another."
+        )
 
 
 def check_causal(model: CausalLM, texts: Tensor) -> None:

@@ -148,7 +148,10 @@ class Told:
         try:
             found = hashes_of(self.subject, self.corpus)
         except (OSError, ValueError, RuntimeError) as error:
-            raise StudyError(f"A process on {platform.node()} cannot load what is studied: {error}") from error
+            raise StudyError(
+                f"A process on {platform.node()} cannot load what is studied ({error}): give --model and --corpus "
+                "whole paths in a folder that all machines share."
+            ) from error
         if differing := [name for name, value in self.hashes.items() if found[name] != value]:
             raise StudyError(
                 f"A process on {platform.node()} finds {' and '.join(differing)} under the same names: give --model, "
