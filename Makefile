@@ -115,12 +115,13 @@ results: assets ## authors: record seeds, sweeps and arms in results/ (about 16 
 	@$(BIN)/python tools/course_results.py
 	@$(BIN)/python tools/evidence_results.py
 
-benchmarks: assets ## measure speed and memory against other libraries (about 30 minutes)
+benchmarks: assets ## measure speed and memory against other libraries, and how both grow (about 40 minutes)
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/late_stage_step.py
 	@$(BIN)/python benchmarks/full_step.py
 	@$(BIN)/python benchmarks/match_temperature.py
 	@$(BIN)/python benchmarks/decode_step.py
+	@$(BIN)/python benchmarks/growth.py
 
 clean: ## remove what was built; .venv and the fetched model stay
 	@rm -rf _build .mypy_cache .pytest_cache .ruff_cache
