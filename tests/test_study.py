@@ -516,6 +516,23 @@ def test_plan_is_measured_on_this_machine_and_writes_nothing(
     assert all(part in shown for part in ("training", "writing", "prediction", "geometry"))
 
 
+@pytest.mark.parametrize(("step", "total"), [(0.25, "2 seconds"), (15.0, "2 minutes")])
+def test_plan_of_a_short_study_is_in_seconds(
+    saved: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: float, total: str
+) -> None:
+    def units(config: StudyConfig) -> Units:
+        kinds = dict.fromkeys(map(plan.kind_of, arms_of(config)[1:]), step)
+        return Units(0.0, 0.0, lambda count: 0.0, 0.0, kinds, 0, 0, 0, dict.fromkeys(kinds, 0))
+
+    monkeypatch.setattr(plan, "measured_units", units)
+    config = replace(TINY, model=saved, train_texts=8, batch_size=2)  # four steps of each of two arms
+    assert run.study(config, plan=True) == 0
+    shown = capsys.readouterr().out
+    training = next(line.split() for line in shown.splitlines() if line.startswith("training"))
+    assert training == ["training", "hyperfitted", "1", f"{4 * step:.1f}", "0.0"]
+    assert f"In all about {total}, " in shown
+
+
 def test_plan_says_what_does_not_fit(
     saved: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -325,6 +325,15 @@ def test_progress_of_one_process_says_what_begins(capsys: pytest.CaptureFixture[
     ]
 
 
+def test_progress_counts_the_seconds_of_a_short_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    arm: Any = Named("base")
+    tasks = [(part, arm) for part in ("writing", "prediction", "geometry")]
+    progress = Progress(tasks)
+    progress.took("writing", 6)
+    progress.begins(*tasks[1])
+    assert capsys.readouterr().out == "[2/3] prediction, base, seed 0 (about 12 seconds left)\n"
+
+
 def test_plan_of_several_jobs_packs_arms_and_wants_the_memory_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.lasts([4, 3, 2, 1], 1) == 10
     assert plan.lasts([4, 3, 2, 1], 2) == 5

@@ -1,4 +1,4 @@
-"""What will a study cost? Minutes, memory and disk of each part, from a few seconds of the same work here."""
+"""What will a study cost? Time, memory and disk of each part, from a few seconds of the same work here."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from hyperfit_course.study.battery import ALPHAS, TOGETHER, StudyArm, arms_of, s
 from hyperfit_course.study.config import CHANGES, StudyConfig
 from hyperfit_course.study.measures import SAMPLES, SHAPED_SAMPLES, shape_row
 from hyperfit_course.study.meter import Meter, free_memory
+from hyperfit_course.study.progress import duration
 from hyperfit_course.study.selfchecks import check_subject
 from hyperfit_course.study.workers import on_this_machine
 from hyperfit_course.temperature import predictive_entropy
@@ -73,17 +74,17 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     table = planned(config, units, len(blocks_of(model)))
     shown = table.groupby(["part", "arm"], sort=False).agg(
         runs=("seconds", "size"),
-        minutes=("seconds", lambda s: s.sum() / 60),
+        seconds=("seconds", "sum"),
         gigabytes=("bytes", lambda b: b.max() / 1e9),
     )
-    print(shown.round({"minutes": 1, "gigabytes": 2}).to_string())
+    print(shown.round({"seconds": 1, "gigabytes": 2}).to_string())
     disk = sum(units.weights for _ in arms_of(config)) / 1e9
     most, count = table["bytes"].max(), workers.count
     of_arms = table.groupby(["arm", "seed"], sort=False)["seconds"].sum()
-    total, memory = lasts(of_arms.to_list(), count) / 60, f"{most / 1e9:.1f} GB"
+    total, memory = duration(lasts(of_arms.to_list(), count)), f"{most / 1e9:.1f} GB"
     if count > 1:
         memory = f"{count * most / 1e9:.1f} GB ({count} jobs need {count} times the {memory} of one)"
-    print(f"\nIn all about {total:.0f} minutes, {memory} of memory at most, {disk:.1f} GB of disk at most.")
+    print(f"\nIn all about {total}, {memory} of memory at most, {disk:.1f} GB of disk at most.")
     room = shutil.disk_usage(cache_dir()).free / 1e9
     problems = _too_little_memory(table, model.device, count)
     if disk > room:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 EVERY = 1.0  #: Seconds between two looks at what other processes have finished.
 
 
+def duration(seconds: float) -> str:
+    """A time for readers: ``12 seconds``, and from two minutes on ``3 minutes``."""
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
 class Progress:
     """Says what begins, or what is finished, with a guess of the time that is left from the parts so far.
 
@@ -83,4 +88,4 @@ class Progress:
             return ""
         usual = sum(known.values()) / len(known)
         seconds = sum(known.get(name, usual) for name in left) / self.processes
-        return f" (about {seconds / 60:.0f} minutes left)"
+        return f" (about {duration(seconds)} left)"
