@@ -43,8 +43,6 @@ EARLIER = {
 
 # Their rows are not recorded yet: `make results` takes several sittings.
 WAITING = {
-    "late-stage-best-rate",
-    "depth-plateau",
     "memory-copied-share",
     "memory-blocked-ttr",
     "order-top1-change",

@@ -516,7 +516,7 @@ def test_plan_is_measured_on_this_machine_and_writes_nothing(
     assert all(part in shown for part in ("training", "writing", "prediction", "geometry"))
 
 
-@pytest.mark.parametrize(("step", "total"), [(0.25, "2 seconds"), (15.0, "2 minutes")])
+@pytest.mark.parametrize(("step", "total"), [(0.25, "2.0 seconds"), (15.0, "2 minutes")])
 def test_plan_of_a_short_study_is_in_seconds(
     saved: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: float, total: str
 ) -> None:
@@ -529,7 +529,7 @@ def test_plan_of_a_short_study_is_in_seconds(
     assert run.study(config, plan=True) == 0
     shown = capsys.readouterr().out
     training = next(line.split() for line in shown.splitlines() if line.startswith("training"))
-    assert training == ["training", "hyperfitted", "1", f"{4 * step:.1f}", "0.0"]
+    assert training == ["training", "hyperfitted", "1", f"{4 * step:.{int(step < 1)}f}", "seconds", "0.0"]
     assert f"In all about {total}, " in shown
 
 

@@ -56,6 +56,7 @@ SEEN = {
         ],
         EARLIER,
     ),
+    "late-stage-best-rate": "one seed, a first look; the third seed was added when two were known",
     "memory-copied-share": "three of the five seeds",
     "memory-blocked-ttr": "one of the five seeds",
     "domains-3x3": "the gain from tales to news",

@@ -74,10 +74,10 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     table = planned(config, units, len(blocks_of(model)))
     shown = table.groupby(["part", "arm"], sort=False).agg(
         runs=("seconds", "size"),
-        seconds=("seconds", "sum"),
+        time=("seconds", lambda s: duration(s.sum())),
         gigabytes=("bytes", lambda b: b.max() / 1e9),
     )
-    print(shown.round({"seconds": 1, "gigabytes": 2}).to_string())
+    print(shown.round(2).to_string())
     disk = sum(units.weights for _ in arms_of(config)) / 1e9
     most, count = table["bytes"].max(), workers.count
     of_arms = table.groupby(["arm", "seed"], sort=False)["seconds"].sum()

@@ -14,8 +14,11 @@ EVERY = 1.0  #: Seconds between two looks at what other processes have finished.
 
 
 def duration(seconds: float) -> str:
-    """A time for readers: ``12 seconds``, and from two minutes on ``3 minutes``."""
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    """A time for readers: ``0.4 seconds``, ``12 seconds``, and from two of the next unit on ``3 minutes``, ``2.5 hours``."""
+    for size, unit, digits in ((3600, "hours", 1), (60, "minutes", 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.{int(seconds < 10)}f} seconds"
 
 
 class Progress:
