@@ -14,7 +14,7 @@ EVERY = 1.0  #: Seconds between two looks at what other processes have finished.
 
 
 def duration(seconds: float) -> str:
-    """A time for readers: ``0.4 seconds``, ``12 seconds``, and from two of the next unit on ``3 minutes``, ``2.5 hours``."""
+    """A time for readers, such as ``0.4 seconds``, ``12 seconds``, ``3 minutes`` or ``2.5 hours``."""
     for size, unit, digits in ((3600, "hours", 1), (60, "minutes", 0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.{digits}f} {unit}"
