@@ -205,6 +205,8 @@ def test_figure_has_what_was_measured_and_the_line_of_the_plan(rows: pd.DataFram
         assert dots.get_xydata().tolist() == points[[grows, measured]].to_numpy(float).tolist()
         assert line.get_xydata().tolist() == points[[grows, plan]].to_numpy(float).tolist()
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert [axes.get_ylabel() for axes in panels] == ["CPU seconds of an epoch", "", "", "megabytes", "", ""]
+    assert [axes.get_xlabel() != "" for axes in panels] == [False] * 3 + [True] * 3
     assert [tick.get_text() for tick in panels[3].get_xticklabels()] == ["8", "16", "32", "64"]
     assert [tick.get_text() for tick in panels[5].get_xticklabels()] == ["1.4 M", "6.2 M", "16.9 M", "49.8 M"]
 

@@ -31,15 +31,16 @@ def growth_figure(rows: pd.DataFrame) -> Figure:
     figure, grid = plt.subplots(2, len(GROWS), figsize=(9.5, 5.6), sharex="col", sharey="row")
     for column, (series, (grows, counted)) in zip(grid.T, GROWS.items(), strict=True):
         points = rows[rows["series"] == series].sort_values(grows)
-        for axes, (measured, (plan, held)) in zip(column, MEASURED.items(), strict=True):
+        for axes, (measured, (plan, _)) in zip(column, MEASURED.items(), strict=True):
             axes.plot(points[grows], points[measured], "o", color="#D55E00", label="measured")
             axes.plot(points[grows], points[plan], "-", color="#0072B2", label="the plan's formula")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log", base=2)
             axes.yaxis.set_major_formatter("{x:g}")
             axes.set_xticks(points[grows], [_short(value) for value in points[grows]])
-            axes.set_ylabel(held if column is grid.T[0] else "")
         column[-1].set_xlabel(f"{counted} (logarithmic)")
+    for axes, (_, held) in zip(grid[:, 0], MEASURED.values(), strict=True):
+        axes.set_ylabel(held)
     grid[0, 0].legend(fontsize="small")
     return figure
 
@@ -86,6 +87,6 @@ def statements(rows: pd.DataFrame) -> list[str]:
             times = [last[name] / first[name] for name in memory]
             ends = f"from {first[grows]:.0f} to {last[grows]:.0f}, memory becomes"
             found.append("{}; {} {:.2f} times as large (plan: {:.2f}).".format(time, ends, *times))
-    shares = shared_table(rows)[["share of one", "by the plan"]]
+    of_two = shared_table(rows)[["share of one", "by the plan"]].xs(2, level="processes")
     two = "Two processes take {:.2f} of the time of one for an epoch (plan: {:.2f}), {:.2f} for a study (plan: {:.2f})."
-    return [*found, two.format(*shares.loc[("an epoch", 2)], *shares.loc[("a study", 2)])]
+    return [*found, two.format(*of_two.to_numpy().flatten().tolist())]
