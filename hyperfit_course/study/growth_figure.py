@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from hyperfit_course.plots import plt
 
@@ -28,7 +29,7 @@ def growth_figure(rows: pd.DataFrame) -> Figure:
     Args:
         rows: of ``results/growth.json``. A dot is measured, and the lines join what the plan's formulas give.
     """
-    figure, grid = plt.subplots(2, len(GROWS), figsize=(9.5, 5.6), sharex="col", sharey="row")
+    figure, grid = plt.subplots(2, len(GROWS), figsize=(10.5, 5.6), sharex="col", sharey="row")
     for column, (series, (grows, counted)) in zip(grid.T, GROWS.items(), strict=True):
         points = rows[rows["series"] == series].sort_values(grows)
         for axes, (measured, (plan, _)) in zip(column, MEASURED.items(), strict=True):
@@ -36,6 +37,8 @@ def growth_figure(rows: pd.DataFrame) -> Figure:
             axes.plot(points[grows], points[plan], "-", color="#0072B2", label="the plan's formula")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log", base=2)
+            if measured == "megabytes":  # which span less than two powers of 2
+                axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.set_xticks(points[grows], [_short(value) for value in points[grows]])
         column[-1].set_xlabel(f"{counted} (logarithmic)")
