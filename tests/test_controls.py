@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,9 @@ def test_every_step_has_the_order_of_the_decoded_model_and_the_probabilities_of_
     continue_prompts(model, prompts, NEW, sample=True, logits_processor=processors)
     assert len(after.scores) == NEW
     for context, own, shaped in zip(after.contexts, before.scores, after.scores, strict=True):
-        assert torch.equal(own.argsort(-1, descending=True), shaped.argsort(-1, descending=True))
+        # Of tokens with equal scores either may come first, and which one differs from processor to processor.
+        falling = torch.from_numpy(np.lexsort((-shaped, -own)))
+        assert (shaped.gather(-1, falling).diff(dim=-1) <= 0).all()
         wanted = last_logits(reference, context)
         wanted[:, END] = -math.inf
         expected = wanted.softmax(-1).sort(descending=True).values
