@@ -67,13 +67,13 @@ serve: ## show the built book at http://localhost:8000 (another port: make serve
 	@echo "http://localhost:$(PORT)  (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-test: assets lint ## check code, notebooks and every output they promise (15 to 35 minutes on 2 cores)
-	@echo "Unit tests: 2 to 5 minutes"
+test: assets lint ## check code, notebooks and every output they promise (35 to 75 minutes on 2 cores)
+	@echo "Unit tests, of pages in a browser and of kills among them: 20 to 40 minutes"
 	@$(IN_PAIRS) -rs tests
 	@$(BIN)/python tools/notebooks.py check
-	@echo "The notebook that trains the model: 1 minute, and 3 to 10 more if the model is not in the cache"
+	@echo "The notebook that trains the model: 1 minute, and 3 to 15 more if the model is not in the cache"
 	@$(BIN)/python -m pytest -q $(NBVAL) $(TRAINING)
-	@echo "Every other committed notebook, cell by cell: 5 to 15 minutes"
+	@echo "Every other committed notebook, cell by cell: 10 to 35 minutes"
 	@$(IN_PAIRS) $(NBVAL) --ignore $(TRAINING) $(NOTEBOOKS)
 
 test-slow: setup ## kill writers and graders by the hundred, and say what was lost (about 3 minutes)
