@@ -102,32 +102,18 @@ def test_nothing_recorded_is_one_sentence(files: Callable[..., None]) -> None:
 
 
 def test_models_are_counted_once_and_not_once_a_corpus(files: Callable[..., None], monkeypatch: Any) -> None:
-    monkeypatch.setitem(comparisons.MODELS, "damage", 2)
+    monkeypatch.setitem(comparisons.MODELS, "switched", 2)
     one = [row("middle 5", 0, 0.5), row("middle 5", 0, 0.4, "news")]
     files()
-    assert progress("damage") == "damage: recorded so far: 0 of 2 models"
-    files(damage=one)
-    assert models_so_far("damage") == 1
-    assert not is_complete("damage")
-    assert progress("damage") == "damage: recorded so far: 1 of 2 models"
-    files(damage=[*one, row("middle 5", 1, 0.5), row("middle 5", 1, 0.4, "news")])
-    assert is_complete("damage")
-    assert not is_complete("damage", "rates")
-    assert progress("damage") == "damage: all 2 models are recorded"
-
-
-def test_earlier_rows_are_read_until_all_of_the_new_ones_are_there(
-    files: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(comparisons.MODELS, "equal_steps", 2)
-    old = {"arm": "last 5", "rank": 12, "seed": 0, "ttr": 0.2, "entropy": 1.9, "configuration": {}}
-    new = [row("last 5", seed, 0.3, prompt_entropy=2.0) for seed in (0, 1)]
-    files(equal_steps=new[:1], late_stage_arms=[old])
-    found = recorded_arms("equal_steps", earlier=["late_stage_arms"])
-    assert (found["ttr"].tolist(), found["prompt_entropy"].tolist()) == ([0.2], [1.9])
-    files(equal_steps=new, late_stage_arms=[old])
-    found = recorded_arms("equal_steps", earlier=["late_stage_arms"])
-    assert (found["ttr"].tolist(), found["prompt_entropy"].tolist()) == ([0.3, 0.3], [2.0, 2.0])
+    assert progress("switched") == "switched: recorded so far: 0 of 2 models"
+    files(switched=one)
+    assert models_so_far("switched") == 1
+    assert not is_complete("switched")
+    assert progress("switched") == "switched: recorded so far: 1 of 2 models"
+    files(switched=[*one, row("middle 5", 1, 0.5), row("middle 5", 1, 0.4, "news")])
+    assert is_complete("switched")
+    assert not is_complete("switched", "long")
+    assert progress("switched") == "switched: all 2 models are recorded"
 
 
 def test_seeds_that_an_arm_lacks_are_left_out() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,6 @@ from hyperfit_course.study.statistics import differences, t_interval
 
 MODELS = {
     "equal_loss": 25,
-    "equal_steps": 28,
-    "windows": 12,
-    "rates": 18,
-    "damage": 3,
-    "whole_blocks": 6,
-    "last_blocks": 21,
     "copying": 40,
     "rotated": 10,
     "spectra": 5,
@@ -42,7 +36,7 @@ MODELS = {
     "headless": 2,
     "long": 4,
 }
-"""How many models each file that pages await holds when all of it is recorded.
+"""How many models each file that statements of chapters 07 to 09 need holds when all of it is recorded.
 
 A base model that is decoded or changed in another way counts as one.
 """
@@ -54,7 +48,7 @@ OWN_WORDS = 0.1
 """A text of which a smaller share than this is recited counts as the model's own."""
 
 
-def recorded_arms(*files: str, prompts: str = "tales", earlier: Sequence[str] = ()) -> pd.DataFrame:
+def recorded_arms(*files: str, prompts: str = "tales") -> pd.DataFrame:
     """The rows of some files as far as they are recorded, one a model, without those after other prompts.
 
     An arm whose adapters have another rank than :data:`RANK` has it in its name, such as ``last 5, rank 3``. A file
@@ -63,13 +57,10 @@ def recorded_arms(*files: str, prompts: str = "tales", earlier: Sequence[str] = 
     Args:
         files: their names, without ``.json``.
         prompts: the corpus that the prompts come from.
-        earlier: files of an earlier recording, which are read instead as long as one of ``files`` is not complete.
 
     Raises:
         ValueError: none of the files has such a row.
     """
-    if earlier and not is_complete(*files):
-        files = tuple(earlier)
     rows = [row for name in files for row in map(_named, _so_far(name)) if row["prompts"] == prompts]
     if not rows:
         raise ValueError(f"No model is recorded in {', '.join(files)}: run 'make results' in a checkout of the course.")
@@ -94,9 +85,7 @@ def _so_far(name: str) -> list[Row]:
 
 def _named(row: Row) -> Row:
     arm = row["arm"] if row["rank"] in (RANK, None) else f"{row['arm']}, rank {row['rank']}"
-    # Rows of the earlier recording know one corpus of prompts, and have the entropy of other tales.
-    earlier = {"prompts": "tales", "prompt_entropy": row.get("entropy")}
-    return {**earlier, **row, "arm": arm}
+    return {**row, "arm": arm}
 
 
 def models_so_far(name: str) -> int:
@@ -110,7 +99,7 @@ def is_complete(*files: str) -> bool:
 
 
 def progress(name: str) -> str:
-    """What a page says of a file: ``windows: recorded so far: 2 of 12 models``."""
+    """What a page says of a file: ``spectra: recorded so far: 2 of 5 models``."""
     if is_complete(name):
         return f"{name}: all {MODELS[name]} models are recorded"
     return f"{name}: recorded so far: {models_so_far(name)} of {MODELS[name]} models"
