@@ -36,7 +36,7 @@ MODELS = {
     "headless": 2,
     "long": 4,
 }
-"""How many models each file that statements of chapters 07 to 09 need holds when all of it is recorded.
+"""How many models a complete file holds, of those files that statements of chapters 07 to 09 rest on.
 
 A base model that is decoded or changed in another way counts as one.
 """
