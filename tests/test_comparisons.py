@@ -16,11 +16,8 @@ from hyperfit_course.study.comparisons import (
     compared,
     contrast,
     gaps,
-    is_complete,
     means,
-    models_so_far,
     own_words,
-    progress,
     recorded_arms,
     recorded_so_far,
     whole_seeds,
@@ -99,21 +96,6 @@ def test_nothing_recorded_is_one_sentence(files: Callable[..., None]) -> None:
     files(windows=[row("blocks 5-9", 0, 0.3, "news")])
     with pytest.raises(ValueError, match=r"No model is recorded in windows, rates: run 'make results'"):
         recorded_arms("windows", "rates")
-
-
-def test_models_are_counted_once_and_not_once_a_corpus(files: Callable[..., None], monkeypatch: Any) -> None:
-    monkeypatch.setitem(comparisons.MODELS, "switched", 2)
-    one = [row("middle 5", 0, 0.5), row("middle 5", 0, 0.4, "news")]
-    files()
-    assert progress("switched") == "switched: recorded so far: 0 of 2 models"
-    files(switched=one)
-    assert models_so_far("switched") == 1
-    assert not is_complete("switched")
-    assert progress("switched") == "switched: recorded so far: 1 of 2 models"
-    files(switched=[*one, row("middle 5", 1, 0.5), row("middle 5", 1, 0.4, "news")])
-    assert is_complete("switched")
-    assert not is_complete("switched", "long")
-    assert progress("switched") == "switched: all 2 models are recorded"
 
 
 def test_seeds_that_an_arm_lacks_are_left_out() -> None:

@@ -53,9 +53,20 @@ def test_text_of_the_page_has_a_table_for_every_page_with_statements() -> None:
 
 
 def test_a_statement_without_a_verdict_stands_in_a_list_and_in_no_table() -> None:
-    assert scorecard.table([]) == []
+    assert scorecard.table([], {}) == []
     assert scorecard.awaited([]) == []
     assert scorecard.awaited([row(0.3, 0.2, 0.4, 0.1)])[-1] == "- `a`: One | two."
+
+
+def test_second_model_has_a_column_where_it_measured_a_statement() -> None:
+    rows = [row(0.3, 0.2, 0.4, 0.1), row(0.3, 0.2, 0.4, 0.1) | {"id": "b"}]
+    measured = {"id": "a", "measured": "+0.233", "verdict": "one seed: no verdict"}
+    second = scorecard.effects([measured, {"id": "b", "measured": "", "verdict": "not measured"}])
+    heading, _, first, other = scorecard.table(rows, second)
+    assert "second model" in heading
+    assert "| +0.233 (one seed: no verdict) |" in first
+    assert "| not measured |" in other
+    assert "second model" not in scorecard.table(rows, {"another": "+1"})[0]
 
 
 def test_counts_add_up_without_the_labs() -> None:
@@ -88,11 +99,11 @@ def test_what_would_have_been_found_is_told_only_where_nothing_was() -> None:
 
 
 def test_a_bar_in_a_sentence_does_not_split_its_cell() -> None:
-    assert scorecard.table([row(0.3, 0.2, 0.4, 0.1)])[2].count(" | ") == 5
+    assert scorecard.table([row(0.3, 0.2, 0.4, 0.1)], {})[2].count(" | ") == 5
 
 
 def test_prices_are_no_formula() -> None:
-    shown = scorecard.table([row(0.3, 0.2, 0.4, 0.1) | {"paper": "$8 and $0.10"}])[2]
+    shown = scorecard.table([row(0.3, 0.2, 0.4, 0.1) | {"paper": "$8 and $0.10"}], {})[2]
     assert r"\$8 and \$0.10" in shown
 
 
@@ -105,8 +116,8 @@ def test_every_tested_statement_shows_the_size_that_was_asked_for() -> None:
 def test_what_had_been_seen_is_marked() -> None:
     assert set(scorecard.SEEN) <= {each["id"] for each in PREDICTED}, "SEEN names a statement that there is not"
     seen = row(0.3, 0.2, 0.4, 0.1) | {"id": "hyperfit-needs-low-loss"}
-    assert "| **holds** (seen before: all three seeds) |" in scorecard.table([seen])[2]
-    assert "| **holds** |" in scorecard.table([row(0.3, 0.2, 0.4, 0.1)])[2]
+    assert "| **holds** (seen before: all three seeds) |" in scorecard.table([seen], {})[2]
+    assert "| **holds** |" in scorecard.table([row(0.3, 0.2, 0.4, 0.1)], {})[2]
 
 
 def test_statements_of_papers_and_our_own_are_all_statements() -> None:

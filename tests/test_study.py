@@ -353,15 +353,17 @@ def test_numbers_are_computed_again_from_the_texts_alone(saved: str, tmp_path: P
     out = tmp_path / "study"
     run.study(replace(TINY, model=saved), str(out))
     before = without_times(data_of(out))
-    for path in (out / "rows").glob("writing*.json"):
+    for path in (out / "rows").glob("*.json"):
         rows = json.loads(path.read_text(encoding="utf-8"))
         for row in rows["rows"]:
-            row |= {"ttr": 0.5, "recited": 0.5}
+            row["made"]["machine"] = "another machine"
+            row |= {"ttr": 0.5, "recited": 0.5} if path.stem.startswith("writing") else {}
         path.write_text(json.dumps(rows), encoding="utf-8")
     shutil.rmtree(saved)  # no model is needed
     (out / "report.html").unlink()
     assert run.study(StudyConfig(), source=str(out)) == 0
     assert without_times(data_of(out)) == before
+    assert data_of(out)["made"]["machine"] == "another machine", "that of the rows, not of the report"
     assert (out / "report.html").is_file()
     with pytest.raises(StudyError, match="holds no study"):
         run.study(StudyConfig(), source=str(tmp_path))

@@ -140,19 +140,15 @@ def write_figure(cell: NotebookNode, data: str, folder: Path, source: Path) -> s
 
 
 def claims(path: Path, cell: NotebookNode) -> list[str]:
-    """A table of the recorded claims whose ids a cell prints, each on a line with what became of it, in its order.
-
-    None if it names none: a registered report prints a sentence before its rows are there.
-    """
+    """A table of the recorded claims whose ids a cell prints, each on a line with what became of it, in its order."""
     recorded = {claim["id"]: claim for claim in json.loads(path.read_text("utf8"))}
     printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
     lines = ["| claim | paper | here | verdict |", "| --- | --- | --- | --- |"]
-    names = [line.split(": ")[0] for line in printed.splitlines() if ": " in line]
-    for name in names:
+    for name in (line.split(": ")[0] for line in printed.splitlines()):
         if name not in recorded:
             raise PipelineError(f"{path} has no claim {name!r}, which a notebook prints: run `make notebooks`")
         lines.append("| {claim} | {paper} | {measured} | {verdict} |".format(**recorded[name]))
-    return ["\n".join(lines)] if names else []
+    return ["\n".join(lines)]
 
 
 def section(title: str, prose: str, outputs: list[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import html
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ FACT = "fact"
 FURTHEST = 4.0  #: Larger effects, in units of the predicted size, are drawn as an arrow here.
 OWN = ("not tested", "not known to us")
 """How the field ``paper`` begins where no paper that we know reports on a statement."""
+SECOND_MODEL = "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf"
+"""Its file in ``results/models`` has the same effects for another model."""
 EARLIER = "seeds 0 to 2, from an earlier recording"
 SEEN = {
     "hyperfit-needs-low-loss": "all three seeds",
@@ -117,7 +120,12 @@ class ClaimsTable(FromClaims):
             raise self.error(f"No statement of {self.arguments[0]} is in results/predictions.json.")
         claims = {row["id"]: row for row in self.claims()}
         decided = [claims[row["id"]] for row in predicted if row["id"] in claims]
-        return self.parsed([*table(decided), "", *awaited([row for row in predicted if row["id"] not in claims])])
+        study = Path(self.env.srcdir) / "results" / "models" / f"{SECOND_MODEL}.json"
+        self.env.note_dependency(str(study))
+        second = effects(json.loads(study.read_text("utf8"))["claims"])
+        return self.parsed(
+            [*table(decided, second), "", *awaited([row for row in predicted if row["id"] not in claims])]
+        )
 
 
 class ClaimsPlot(FromClaims):
@@ -174,11 +182,23 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def table(rows: list[Row]) -> list[str]:
-    """A Markdown table of some statements; nothing for none."""
+def effects(claims: list[Row]) -> dict[str, str]:
+    """What a study of one model says of each statement that it has measured, by the statement's id."""
+    return {claim["id"]: f"{claim['measured']} ({claim['verdict']})" for claim in claims if claim["measured"]}
+
+
+def table(rows: list[Row], second: Mapping[str, str]) -> list[str]:
+    """A Markdown table of some statements; nothing for none.
+
+    Args:
+        second: the effects of the second model. If it has none of these statements, there is no column for it.
+    """
     if not rows:
         return []
     columns = ["statement", "verdict", "asked for", "paper", "here", "what differs"]
+    both = any(row["id"] in second for row in rows)
+    if both:
+        columns.insert(5, "second model, same effect")
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in rows:
         cells = [
@@ -187,6 +207,7 @@ def table(rows: list[Row]) -> list[str]:
             asked(row),
             row["paper"],
             measured(row),
+            *([second.get(row["id"], "not measured")] if both else []),
             row["differs"],
         ]
         escaped = [plain(cell).replace("|", r"\|") for cell in cells]

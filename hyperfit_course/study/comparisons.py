@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 
@@ -16,30 +15,6 @@ from hyperfit_course.study.recording import Row
 from hyperfit_course.study.records import recorded
 from hyperfit_course.study.statistics import differences, t_interval
 
-MODELS = {
-    "equal_loss": 25,
-    "copying": 40,
-    "rotated": 10,
-    "spectra": 5,
-    "switched": 5,
-    "blocked": 5,
-    "chance": 5,
-    "stopped": 6,
-    "fresh": 3,
-    "decodings": 5,
-    "domains": 10,
-    "patched": 9,
-    "orders": 3,
-    "amounts": 8,
-    "unsure": 3,
-    "epochs": 20,
-    "headless": 2,
-    "long": 4,
-}
-"""How many models a complete file holds, of those files that statements of chapters 07 to 09 rest on.
-
-A base model that is decoded or changed in another way counts as one.
-"""
 CHOSEN_BY = ("configuration", "arm", "way", "seed", "prompts", "trained_on", "epochs")
 """Columns that pages choose rows by."""
 RANK = 12
@@ -86,23 +61,6 @@ def _so_far(name: str) -> list[Row]:
 def _named(row: Row) -> Row:
     arm = row["arm"] if row["rank"] in (RANK, None) else f"{row['arm']}, rank {row['rank']}"
     return {**row, "arm": arm}
-
-
-def models_so_far(name: str) -> int:
-    """How many models a file holds."""
-    return len({json.dumps(row["configuration"], sort_keys=True) for row in _so_far(name)})
-
-
-def is_complete(*files: str) -> bool:
-    """Whether all models of some files (of :data:`MODELS`) are recorded."""
-    return all(models_so_far(name) >= MODELS[name] for name in files)
-
-
-def progress(name: str) -> str:
-    """What a page says of a file: ``spectra: recorded so far: 2 of 5 models``."""
-    if is_complete(name):
-        return f"{name}: all {MODELS[name]} models are recorded"
-    return f"{name}: recorded so far: {models_so_far(name)} of {MODELS[name]} models"
 
 
 def whole_seeds(rows: pd.DataFrame) -> pd.DataFrame:
