@@ -33,6 +33,7 @@ from hyperfit_course.study.statistics import Estimate
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 
+
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
