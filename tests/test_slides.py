@@ -152,17 +152,6 @@ def test_tags_say_which_claims_a_deck_shows_and_which_outputs_it_leaves_out(cour
     assert '"dataframe">L' not in deck
 
 
-def test_a_page_without_claims_yet_has_no_table_of_them(course: Project) -> None:
-    (source,) = course.text_notebooks
-    notebook = read(source.with_suffix(".ipynb"))
-    for cell in notebook.cells:
-        if "claims" in cell.metadata.get("tags", []):
-            cell.outputs[0].text = "no statement has a verdict yet\n"
-    write(notebook, source.with_suffix(".ipynb"))
-    slides.write_sources(course, course.root / "decks", just_executed=False)
-    assert "| verdict |" not in (course.root / "decks" / "stories.md").read_text("utf8")
-
-
 def test_a_claim_that_was_not_recorded_is_named(course: Project) -> None:
     (course.root / "results" / "claims.json").write_text("[]", "utf8")
     with pytest.raises(PipelineError, match="has no claim 'b-first'"):
