@@ -21,8 +21,8 @@
 Most of it measures models that course_results.py trains, which are in the cache then. The whole takes about six and a
 half hours of one core, and the last four files one of these. The committed rows were not made by this script alone: on
 a GPU, 14 processes took its tasks and read texts in batches, with the same numbers up to rounding. A first
-look at the adapters that are switched off and at the turned changes was taken with seed 0, so these files hold the seeds
-1 to 5.
+look at the adapters that are switched off and at the turned changes was taken with seed 0, so these files hold the
+seeds 1 to 5.
 """
 
 from __future__ import annotations
