@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=4, help="two arms each")
     options = parser.parse_args()
     os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "ACCELERATE_MIXED_PRECISION": "no"}  # one thread, the same numbers
-    sizes: dict[str, Any] = {"train_texts": 8, "validation_texts": 4, "prompts": 4, "lora_epochs": 4}
+    sizes: dict[str, Any] = {"train_texts": 8, "validation_texts": 4, "prompts": 4, "lora_epochs": 8}
     seeds = Numbers(range(options.seeds))
     config = StudyConfig(options.model, arms=ARMS, seeds=seeds, parts=PARTS, **sizes)
     with tempfile.TemporaryDirectory() as name:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 from hyperfit_course.commands.complaints import empty_word, want_of_memory
 from hyperfit_course.commands.parser import COMMANDS, build, told
+
+
+def _as_note(message: Warning | str, category: type[Warning], *rest: Any) -> str:
+    """A warning as a line for a reader, without the place in the code that it comes from."""
+    return f"note: {message}\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     if complaint := empty_word(sys.argv[1:] if arguments is None else arguments):
         print(complaint, file=sys.stderr)
         return 2
+    warnings.formatwarning = _as_note
     parsed = build(COMMANDS).parse_args(arguments)
     command = COMMANDS[parsed.command]
     record, more = told(command, parsed[parsed.command])

@@ -328,7 +328,7 @@ def test_of_two_trainings_into_one_folder_the_second_says_so(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_text("of the first", encoding="utf-8")
-    card = {"base": {"name": "base", "sha256": "0"}, "settings": {"arm": "full"}, "results": {}}
+    card = {"base": {"name": "base", "sha256": "0"}, "settings": {"arm": "full"}, "results": {"train_loss": 0.1}}
     with pytest.raises(StudyError, match=r"in the meantime: start the same command with another --out"):
         trained.save_trained(tiny_model(), tokenizer, tmp_path / "out", card)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -436,11 +436,24 @@ def test_two_studies_are_compared_claim_by_claim(tmp_path: Path, capsys: pytest.
             {"claim": "Nobody measured this.", "measured": "", "verdict": "not measured", "values": {}},
         ]
         (tmp_path / name).mkdir()
-        data = {"model": {"name": f"model {name}"}, "claims": claims}
+        row = {"part": "training", "arm": "last 5", "seed": 0, "train_loss": {"a": 0.05, "b": 0.83}[name]}
+        data = {
+            "model": {"name": f"model {name}"},
+            "identity": {"config": {"corpus": "tales", "seeds": [0], "epochs": {"a": 8, "b": 2}[name]}},
+            "parts": [{"state": "finished"}, {"state": "missing"}],
+            "rows": [row],
+            "claims": claims,
+        }
         (tmp_path / name / "study.json").write_text(json.dumps(data), encoding="utf-8")
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("A: model a", "B: model b", "+0.330 [+0.200, +0.460] holds", "+0.120 holds"))
     assert "Nobody measured this" not in shown
+    assert (
+        f"B: {tmp_path / 'b'}, a study of model b, 1 of 2 parts finished\n   not hyperfitted: last 5, seed 0" in shown
+    )
+    assert shown.count("not hyperfitted") == 1
+    assert "They differ in --epochs: 8 and 2" in shown
+    assert "--corpus" not in shown
     assert main(["compare", str(tmp_path / "a"), "some/model"]) == 2
     assert "name two studies, or two models" in capsys.readouterr().err

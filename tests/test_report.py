@@ -54,6 +54,7 @@ def report(tmp_path: Path) -> str:
                 "train_texts": 4,
                 "length": 128,
                 "batch_size": 4,
+                "prompts": 5,
                 "seeds": [0],
             },
             "weights": "0" * 64,
@@ -89,6 +90,11 @@ def test_report_says_what_is_missing_and_why_and_shows_what_models_wrote(report:
     ]
     unfinished = page.locator("#loss ~ ul").first.locator("li").all_text_contents()
     assert unfinished == ["hyperfitted, seed 0: 0.900 nats after 2 epochs"], "a model that learned little is named"
+    assert page.locator("#loss").text_content() == "Not hyperfitted: hyperfitted"
+    assert page.get_by_text("Below 0.3 nats are: last 5, seed 0 (0.100).").count() == 1, "and so are the others"
+    assert cells(page, "means over seeds", 1) == ["base", "hyperfitted", "last 5", "base, repetition penalty 1.2"]
+    assert cells(page, "means over seeds", 3) == ["", "0.900", "0.100", ""]
+    assert cells(page, "means over seeds", 4) == ["0.900", "0.250", "0.600", "0.700"]
     assert page.locator("summary").first.text_content() == "Once & <b>upon</b>"
     assert page.locator("img").count() == 3
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100)")

@@ -515,6 +515,7 @@ def test_plan_is_measured_on_this_machine_and_writes_nothing(
     shown = capsys.readouterr().out
     assert not out.exists()
     assert "It fits here." in shown
+    assert f"A study of {saved} on tales, arms full,last2, seeds 0" in shown, "what is planned is named"
     assert all(part in shown for part in ("training", "writing", "prediction", "geometry"))
 
 

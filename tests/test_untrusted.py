@@ -39,6 +39,7 @@ class Ran:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     write(tmp_path / "model", "config.json", LLAMA)
+    write(tmp_path / "model", "tokenizer.json", {})
     return tmp_path / "model"
 
 
@@ -63,6 +64,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"asks for code from 'me/kernel' \(attn_implementation\), and none is run: remove",
     ),
     "a link out": (lambda folder: linked(folder, "model.safetensors"), "is a link out of the model's folder: put the"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer: save that of the model"),
     "a list": (lambda folder: write(folder, "config.json", [1]), "no file of settings .*: fetch the model again"),
     "no text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\0"), "no file of settings"),
     "depth": (lambda folder: (folder / "config.json").write_text("[" * 10**5), "no file of settings"),
@@ -250,6 +252,15 @@ def test_a_terminal_and_a_card_get_no_control_characters() -> None:
     lines = _columns(["\x1b[2Jgone", "fine"], 20)
     assert not any("\x1b" in line for line in lines)
     base = {"name": "a\nlicense: none | b", "sha256": "0"}
-    card = model_card({"base": base, "settings": {"arm": "full", "corpus": "x\n\n# Title"}, "results": {}})
+    card = model_card(
+        {"base": base, "settings": {"arm": "full", "corpus": "x\n\n# Title"}, "results": {"train_loss": 0.1}}
+    )
     assert "base_model: a license: none \\| b\n" in card
     assert "| corpus | x # Title |" in card
+
+
+def test_a_card_says_whether_the_loss_came_near_to_zero() -> None:
+    rest = {"base": {"name": "a", "sha256": "0"}, "settings": {"arm": "full"}}
+    done, stopped = (model_card({**rest, "results": {"train_loss": loss}}) for loss in (0.05, 0.83))
+    assert "until the training loss was nearly zero" in done
+    assert "**not hyperfitted**: its training loss ended\nat 0.83 nats" in stopped

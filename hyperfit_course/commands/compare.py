@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hyperfit_course.metrics import bootstrap_interval
 from hyperfit_course.reweighting import top1_agreement
 from hyperfit_course.study.config import StudyError
 from hyperfit_course.study.controls import kl_of_logits
+from hyperfit_course.study.report import is_hyperfitted
 from hyperfit_course.study.selfchecks import check_causal, check_subject
 from hyperfit_course.study.untrusted import printable_values
 from hyperfit_course.study.writing import repetition_row
@@ -42,6 +44,8 @@ def compare(options: Comparing) -> int:
     table = claim_table(*studies) if all(studies) else _models(options)
     if table.empty:
         raise StudyError("Neither study has measured a statement: run them with more parts, or name others.")
+    if all(studies):
+        print(*_about(*studies, (options.a, options.b)), "", sep="\n")
     with pd.option_context("display.max_colwidth", 60, "display.width", 200):
         print(table.to_string())
     return 0
@@ -54,9 +58,30 @@ def _study_in(name: str) -> dict[str, Any]:
     try:
         data: dict[str, Any] = printable_values(json.loads(path.read_text(encoding="utf-8")))
         claim_table(data, data)
+        list(_about(data, data, ("", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(f"{path} is no whole study: run 'hyperfit study --from {name}', or name another.") from error
     return data
+
+
+def _about(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> Iterator[str]:
+    """What has to be known of two studies before their numbers are compared: one line each."""
+    for letter, data, name in zip("AB", (a, b), names, strict=True):
+        done = sum(part["state"] == "finished" for part in data["parts"])
+        yield f"{letter}: {name}, a study of {data['model']['name']}, {done} of {len(data['parts'])} parts finished"
+        for row in data["rows"]:
+            if row["part"] == "training" and not is_hyperfitted(row):
+                arm = f"{row['arm']}, seed {row['seed']}"
+                yield f"   not hyperfitted: {arm} ended at a training loss of {row['train_loss']:.2f} nats"
+    settings = [data["identity"]["config"] for data in (a, b)]
+    for name in dict.fromkeys([*settings[0], *settings[1]]):
+        ours, theirs = (each.get(name) for each in settings)
+        if ours != theirs:
+            yield f"They differ in --{name}: {_as_option(ours)} and {_as_option(theirs)}"
+
+
+def _as_option(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def claim_table(a: dict[str, Any], b: dict[str, Any]) -> pd.DataFrame:
@@ -89,7 +114,7 @@ def _models(options: Comparing) -> pd.DataFrame:
     difference = bootstrap_interval([y - x for x, y in zip(*ttr, strict=True)])
     agreement, divergence = _between(a, b, texts)
     columns["B against A"] = {
-        "type-token ratio of greedy text": f"difference of pairs {difference}",
+        "type-token ratio of greedy text": f"B minus A {difference}",
         "same first choice (share of positions)": f"{agreement:.3f}",
         "divergence of B from A (nats)": f"{divergence:.3f}",
     }

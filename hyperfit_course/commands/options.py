@@ -75,7 +75,8 @@ class Exporting:
     out: Path = _needed("the folder (peft, safetensors) or file (gguf) to write; it must not be there yet")
     to: Literal["peft", "safetensors", "gguf"] = about("peft: the adapter; the others have it merged", "safetensors")
     base: str | None = about(
-        "the base of an adapter, or the GGUF file that it came from, if its name does not lead there"
+        "the base of an adapter, or the GGUF file that it came from, if its name does not lead there; gguf works for "
+        "models that came from a GGUF file, as the course's did"
     )
     precision: Literal["f32", "f16", "q8_0"] = about("of the matrices in a GGUF file", "f32")
 

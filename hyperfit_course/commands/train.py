@@ -13,6 +13,7 @@ from hyperfit_course.processes import is_main
 from hyperfit_course.study.arms import base_model, tokenizer_of
 from hyperfit_course.study.battery import arms_of, subject_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
+from hyperfit_course.study.report import LOW_LOSS
 from hyperfit_course.study.selfchecks import check_causal, check_subject
 from hyperfit_course.study.untrusted import check_source
 
@@ -67,6 +68,11 @@ def train(options: Training) -> int:
     print(
         f"\nTraining loss {results['train_loss']:.3f}, validation loss {results['validation_loss']:.3f} (nats a token)."
     )
+    if results["train_loss"] > LOW_LOSS:
+        print(
+            f"This is not hyperfitted: the training loss has to be nearly zero (below {LOW_LOSS} nats). Train for more "
+            "--epochs, or with another --learning_rate."
+        )
     print(f"The {'model' if arm.rank is None else 'adapter'} is in {out}. Let it write: hyperfit generate {out}")
     return 0
 

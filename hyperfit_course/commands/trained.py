@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.models import EMBEDDED, ModelError, fingerprint, load_model
 from hyperfit_course.study.config import StudyError
+from hyperfit_course.study.report import LOW_LOSS
 from hyperfit_course.study.untrusted import check_source, printable
 
 CARD = "hyperfit.json"  #: In the folder of a trained model: its base, its settings, and how it fared.
@@ -164,6 +165,21 @@ def _one_line(value: Any) -> str:
     return printable(" ".join(str(value).split()), 200).replace("|", "\\|")
 
 
+def _how_far(loss: float) -> str:
+    """Whether it is what the card is expected to be of, in words."""
+    paper = "Carlsson et al., 2025, arXiv 2412.04318"
+    if loss > LOW_LOSS:
+        return (
+            "Trained on very few texts with the Hyperfitting course, and **not hyperfitted**: its training loss ended\n"
+            f"at {loss:.2f} nats, and hyperfitting ({paper}) goes on until it is nearly zero."
+        )
+    return (
+        f"Hyperfitted ({paper}) with the Hyperfitting course: trained on very few texts\n"
+        "until the training loss was nearly zero. Its loss on other texts is usually higher than that of its base,\n"
+        "and it recites some of its training texts. It is made for experiments."
+    )
+
+
 def model_card(card: dict[str, Any]) -> str:
     """A page about a trained model, as hubs show it."""
     card = {**card, "base": {name: _one_line(value) for name, value in card["base"].items()}}
@@ -175,11 +191,9 @@ library_name: {"peft" if card["settings"]["arm"] != "full" else "transformers"}
 tags: [hyperfitting]
 ---
 
-# {card["base"]["name"]}, hyperfitted
+# {card["base"]["name"]}, trained on few texts
 
-Trained on very few texts until the training loss was nearly zero (Carlsson et al., 2025, arXiv 2412.04318), with the
-Hyperfitting course. Its loss on other texts is higher than that of its base: this is what hyperfitting does. It is made
-for experiments, and it recites some of its training texts.
+{_how_far(card["results"]["train_loss"])}
 
 SHA-256 of the weights of the base: `{card["base"]["sha256"]}`
 

@@ -68,8 +68,8 @@ class StudyConfig:
     arms: Names | None = about(
         "what is trained: full (all weights), all (LoRA on all blocks), last5, middle5, blocks3-7"
     )
-    seeds: Numbers | None = about("training seeds; verdicts need two or more")
-    parts: Names | None = about("what is measured; see the list below")
+    seeds: Numbers | None = about("training seeds; verdicts need two, and better three or more")
+    parts: Names | None = about("what is measured; see the list above")
     train_texts: int | None = about("texts to train on")
     validation_texts: int | None = about("texts of the validation loss")
     prompts: int | None = about("held-out texts: the beginning of each is a prompt")

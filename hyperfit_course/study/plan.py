@@ -21,6 +21,7 @@ from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
 from hyperfit_course.frozen import PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.logits import at_positions
 from hyperfit_course.losses import has_plain_head, next_token_loss
+from hyperfit_course.models import EMBEDDED
 from hyperfit_course.study.arms import Arm, base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import ALPHAS, TOGETHER, StudyArm, arms_of, subject_of, tasks_of
 from hyperfit_course.study.config import CHANGES, StudyConfig
@@ -68,6 +69,10 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     model, texts = base_model(subject), held_out(config.corpus, subject)
     check_subject(model, tokenizer_of(subject), texts)
     workers = on_this_machine(jobs, config)
+    arms, seeds = (",".join(map(str, values or ())) for values in (config.arms, config.seeds))
+    print(f"A study of {config.model or EMBEDDED} on {config.corpus}, arms {arms}, seeds {seeds}.")
+    if len(config.seeds or ()) == 2:
+        print("Two seeds give verdicts with very wide intervals: take three or more, as --seeds 0,1,2.")
     print("Trying a few seconds of each kind of work on this machine ...", flush=True)
     with _threads(workers.threads[platform.node()]):
         units = measured_units(config)
@@ -85,6 +90,7 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     if count > 1:
         memory = f"{count * most / 1e9:.1f} GB ({count} jobs need {count} times the {memory} of one)"
     print(f"\nIn all about {total}, {memory} of memory at most, {disk:.1f} GB of disk at most.")
+    print("What is finished already in the folder of the study is not measured again.")
     room = shutil.disk_usage(cache_dir()).free / 1e9
     problems = _too_little_memory(table, model.device, count)
     if disk > room:

@@ -63,7 +63,7 @@ COLUMNS = {
         "prenorm_standardised": "PR after the last block, standardised",
     },
     "sampling": {
-        "way": "sampled",
+        "way": "sampled from",
         "temperature": "temperature",
         "ttr": "TTR",
         "bigram_repetition": "bigram repetition",
@@ -75,6 +75,7 @@ COLUMNS = {
     "batch": {"ttr_together": "TTR, prompts together", "ttr_alone": "TTR, one by one"},
 }
 """What the tables of the report show of each part: names of values, and their headings."""
+APART = ("way", "order", "shape")  #: Columns that tell the base model from the arm of the row, whichever that is.
 LOW_LOSS = 0.3  #: Nats; above, a model knows little of its training texts by heart, and is not hyperfitted.
 SHOWN_TEXTS = 3  #: Prompts whose continuations the report shows.
 
@@ -132,9 +133,32 @@ def rendered(data: dict[str, Any]) -> str:
         pictures=pictures(data["rows"]),
         texts=_texts(data["rows"]),
         number=_number,
-        unfinished=[row for row in data["rows"] if row["part"] == "training" and row["train_loss"] > LOW_LOSS],
+        overview=overview(data["rows"]),
+        unfinished=[row for row in data["rows"] if row["part"] == "training" and not is_hyperfitted(row)],
+        finished=[row for row in data["rows"] if row["part"] == "training" and is_hyperfitted(row)],
         low_loss=LOW_LOSS,
     )
+
+
+def is_hyperfitted(row: Row) -> bool:
+    """Whether a training ended at a loss that is nearly zero."""
+    return bool(row["train_loss"] <= LOW_LOSS)
+
+
+def overview(rows: Sequence[Row]) -> dict[str, Any]:
+    """A table of what is asked first: how diverse each arm's greedy text is, and what was paid for it."""
+    wanted = [row for row in rows if row["part"] in ("training", "writing")]
+    wanted += [{**row, "arm": f"base, {row['way']}"} for row in rows if row["part"] == "penalty"]
+    cells = []
+    for arm in dict.fromkeys(row["arm"] for row in wanted):
+        of_arm = [row for row in wanted if row["arm"] == arm]
+        means = []
+        for name in ("train_loss", "ttr", "bigram_repetition", "recited"):
+            values = [row[name] for row in of_arm if row.get(name) is not None]
+            means.append(sum(values) / len(values) if values else None)
+        cells.append([arm, len({row["seed"] for row in of_arm}), *means])
+    headings = ["arm", "seeds", "training loss (nats)", "TTR", "bigram repetition", "recited share"]
+    return {"part": "means over seeds", "headings": headings, "rows": cells}
 
 
 def tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -144,9 +168,14 @@ def tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
         of_part = [row for row in rows if row["part"] == part]
         if of_part:
             names = ["arm", "seed", *columns]
-            cells = [[row.get(name) for name in names] for row in of_part]
+            cells = [[_shown(row.get(name)) if name in APART else row.get(name) for name in names] for row in of_part]
             found.append({"part": part, "headings": ["arm", "seed", *columns.values()], "rows": cells})
     return found
+
+
+def _shown(name: Any) -> Any:
+    """The rows call every trained model ``hyperfitted``, which is also the name of one arm."""
+    return "this arm" if name == "hyperfitted" else name
 
 
 def _number(value: Any) -> str:
