@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
 
 from hyperfit_course.commands.complaints import empty_word, want_of_memory
 from hyperfit_course.commands.parser import COMMANDS, build, told
 
 
-def _as_note(message: Warning | str, category: type[Warning], *rest: Any) -> str:
+def _as_note(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning as a line for a reader, without the place in the code that it comes from."""
     return f"note: {message}\n"
 

@@ -430,7 +430,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "bare/picture.png": b"\x89PNG",
         "busy/about.json": "{}",
         "damaged/about.json": '{"parts": [',
-        "study/study.json": json.dumps({"model": {"name": "a"}, "claims": []}),
+        "study/study.json": json.dumps(
+            {"model": {"name": "a"}, "identity": {"config": {}}, "parts": [], "rows": [], "claims": []}
+        ),
         "halved/study.json": '{"model": {"na',
         "code/config.json": json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}),
         "list/config.json": "[]",

@@ -52,6 +52,11 @@ def code_of_its_own(folder: Path) -> None:
     (folder / "mine.py").write_text(f"open({str(folder.parent / 'ran')!r}, 'w')", encoding="utf-8")
 
 
+def without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "model.safetensors").write_bytes(b" " * 10**6)
+
+
 def linked(folder: Path, name: str) -> None:
     (folder.parent / "secret").write_text("of the user", encoding="utf-8")
     (folder / name).symlink_to(folder.parent / "secret")
@@ -64,7 +69,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"asks for code from 'me/kernel' \(attn_implementation\), and none is run: remove",
     ),
     "a link out": (lambda folder: linked(folder, "model.safetensors"), "is a link out of the model's folder: put the"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer: save that of the model"),
+    "no tokenizer": (without_tokenizer, "has no tokenizer: save that of the model"),
     "a list": (lambda folder: write(folder, "config.json", [1]), "no file of settings .*: fetch the model again"),
     "no text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\0"), "no file of settings"),
     "depth": (lambda folder: (folder / "config.json").write_text("[" * 10**5), "no file of settings"),
@@ -212,7 +217,15 @@ EVIL = "<script>alert(1)</script>\x1b]0;title\x07\u202e\ud800\" onload='x'"
 
 def report_of(written: str) -> str:
     row = {"part": "writing", "arm": EVIL, "seed": 0, "prompt_texts": [EVIL], "written": [written], "ttr": 0.5}
-    config = {"corpus": EVIL, "preset": EVIL, "train_texts": 1, "length": 64, "batch_size": 1, "model": [EVIL]}
+    config: dict[str, Any] = {
+        "corpus": EVIL,
+        "preset": EVIL,
+        "train_texts": 1,
+        "prompts": 2,
+        "length": 64,
+        "batch_size": 1,
+    }
+    config["model"] = [EVIL]
     model = {"name": EVIL, "class": EVIL, "parameters": 1, "begin_rule": EVIL}
     part = {"name": EVIL, "arm": EVIL, "seed": 0, "state": "failed", "reason": EVIL}
     claim = {

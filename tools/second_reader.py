@@ -31,7 +31,7 @@ from hyperfit_course.study.writing import likelihood_row
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-WRITERS = {
+WRITERS: dict[str, tuple[str, Row]] = {
     "base": ("full_arms", {"arm": "base"}),
     "hyperfitted": ("full_arms", {"trained_on": "tales", "epochs": 8}),
     "base, penalty 1.2": ("decodings", {"decoding": "repetition penalty", "strength": 1.2}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def compare(options: Comparing) -> int:
     if table.empty:
         raise StudyError("Neither study has measured a statement: run them with more parts, or name others.")
     if all(studies):
-        print(*_about(*studies, (options.a, options.b)), "", sep="\n")
+        print(*_about(studies, (options.a, options.b)), "", sep="\n")
     with pd.option_context("display.max_colwidth", 60, "display.width", 200):
         print(table.to_string())
     return 0
@@ -58,22 +58,22 @@ def _study_in(name: str) -> dict[str, Any]:
     try:
         data: dict[str, Any] = printable_values(json.loads(path.read_text(encoding="utf-8")))
         claim_table(data, data)
-        list(_about(data, data, ("", "")))
+        list(_about([data, data], ("", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(f"{path} is no whole study: run 'hyperfit study --from {name}', or name another.") from error
     return data
 
 
-def _about(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> Iterator[str]:
+def _about(studies: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterator[str]:
     """What has to be known of two studies before their numbers are compared: one line each."""
-    for letter, data, name in zip("AB", (a, b), names, strict=True):
+    for letter, data, name in zip("AB", studies, names, strict=True):
         done = sum(part["state"] == "finished" for part in data["parts"])
         yield f"{letter}: {name}, a study of {data['model']['name']}, {done} of {len(data['parts'])} parts finished"
         for row in data["rows"]:
             if row["part"] == "training" and not is_hyperfitted(row):
                 arm = f"{row['arm']}, seed {row['seed']}"
                 yield f"   not hyperfitted: {arm} ended at a training loss of {row['train_loss']:.2f} nats"
-    settings = [data["identity"]["config"] for data in (a, b)]
+    settings = [data["identity"]["config"] for data in studies]
     for name in dict.fromkeys([*settings[0], *settings[1]]):
         ours, theirs = (each.get(name) for each in settings)
         if ours != theirs:

@@ -53,7 +53,9 @@ def check_source(name: str | Path | None) -> None:
         _check_code(settings, folder)
         for part in _parts(settings["config.json"]):
             _check_sizes(part, folder)
-        if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
+        if any(folder.glob("*.safetensors")) and not any(
+            path for pattern in VOCABULARIES for path in folder.glob(pattern)
+        ):
             raise StudyError(f"The folder {folder} has no tokenizer: save that of the model there too.")
     if (folder / INDEX).exists():
         _check_index(folder)
