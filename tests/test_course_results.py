@@ -48,6 +48,7 @@ READ = sorted(
     }
     - {"tales", "news"}  # kinds of prompts, which stand in the same calls
     - {"growth"}  # of a benchmark: test_growth.py compares it with its code
+    - {"second_reader"}  # of a tool of its own: test_second_reader.py does
 )
 TASKS = course_results.tasks() | evidence_results.tasks()
 RECORDED = [name for name in TASKS if (RESULTS / f"{name}.json").exists()]

@@ -90,7 +90,7 @@ def test_report_says_what_is_missing_and_why_and_shows_what_models_wrote(report:
     ]
     unfinished = page.locator("#loss ~ ul").first.locator("li").all_text_contents()
     assert unfinished == ["hyperfitted, seed 0: 0.900 nats after 2 epochs"], "a model that learned little is named"
-    assert page.locator("#loss").text_content() == "Not hyperfitted: hyperfitted"
+    assert page.locator("#loss").text_content() == "Training loss not near zero: hyperfitted"
     assert page.get_by_text("Below 0.3 nats are: last 5, seed 0 (0.100).").count() == 1, "and so are the others"
     assert cells(page, "means over seeds", 1) == ["base", "hyperfitted", "last 5", "base, repetition penalty 1.2"]
     assert cells(page, "means over seeds", 3) == ["", "0.900", "0.100", ""]
