@@ -426,8 +426,8 @@ def test_encoder_decoder_no_tokenizer_and_no_model_are_named(
     tokenizer.save_pretrained(tmp_path / "t5")
     for path in Path(saved).glob("tokenizer*"):
         path.unlink()
-    for name in (tmp_path / "t5", saved, tmp_path / "nothing"):
-        with pytest.raises((ModelError, StudyError), match=str(Path(name).name)):
+    for name, error in ((tmp_path / "t5", ModelError), (saved, StudyError), (tmp_path / "nothing", ModelError)):
+        with pytest.raises(error, match=str(Path(name).name)):
             run.study(replace(TINY, model=str(name)), str(tmp_path / "study"))
 
 

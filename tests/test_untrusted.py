@@ -217,15 +217,15 @@ EVIL = "<script>alert(1)</script>\x1b]0;title\x07\u202e\ud800\" onload='x'"
 
 def report_of(written: str) -> str:
     row = {"part": "writing", "arm": EVIL, "seed": 0, "prompt_texts": [EVIL], "written": [written], "ttr": 0.5}
-    config: dict[str, Any] = {
+    config = {
         "corpus": EVIL,
         "preset": EVIL,
         "train_texts": 1,
         "prompts": 2,
         "length": 64,
         "batch_size": 1,
+        "model": [EVIL],
     }
-    config["model"] = [EVIL]
     model = {"name": EVIL, "class": EVIL, "parameters": 1, "begin_rule": EVIL}
     part = {"name": EVIL, "arm": EVIL, "seed": 0, "state": "failed", "reason": EVIL}
     claim = {
