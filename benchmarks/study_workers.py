@@ -24,6 +24,7 @@ from typing import Any
 from distributed import Client, LocalCluster
 
 from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir
+from hyperfit_course.models import load_model
 from hyperfit_course.study.config import Names, Numbers, StudyConfig
 from hyperfit_course.study.run import study
 
@@ -38,9 +39,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=4, help="two arms each")
     options = parser.parse_args()
     os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "ACCELERATE_MIXED_PRECISION": "no"}  # one thread, the same numbers
-    sizes: dict[str, Any] = {"train_texts": 8, "validation_texts": 4, "prompts": 4, "lora_epochs": 8}
+    sizes: dict[str, Any] = {"train_texts": 8, "validation_texts": 4, "prompts": 4, "lora_epochs": 12}
     seeds = Numbers(range(options.seeds))
     config = StudyConfig(options.model, arms=ARMS, seeds=seeds, parts=PARTS, **sizes)
+    load_model(options.model)  # converted once, for both
     with tempfile.TemporaryDirectory() as name:
         return compare(config, Path(name))
 

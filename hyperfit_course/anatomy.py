@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 CausalLM = PreTrainedModel | PeftModel
 """A causal language model of transformers, with or without the adapters of PEFT."""
 
+TEXTS_AT_ONCE = 4  #: Texts that are read together: enough to keep a processor busy, and few enough for a small memory.
+
 
 class AnatomyError(ValueError):
     """A model has no part where one was looked for; the message says which."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.artifacts import atomic_path, sha256_file
+from hyperfit_course.optimizers import as_kept, as_tensors
 from hyperfit_course.processes import divided_as, is_main, say, whole
 
 LATEST = "latest.json"
@@ -89,7 +90,7 @@ class TrainingState:
         state = self.optimizer.state_dict()
         tensors = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         for index, moments in state["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": whole(tensor) for name, tensor in moments.items()}
+            tensors |= {f"optimizer.{index}.{name}": whole(tensor) for name, tensor in as_tensors(moments).items()}
         tensors |= {"random.order": self.order.get_state(), "random.torch": torch.get_rng_state()}
         notes = {
             "history": history,
@@ -107,12 +108,12 @@ class TrainingState:
             return []
         tensors, notes = found
         put_weights(self.model, lambda name: tensors[f"model.{name}"])
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments: dict[int, dict[str, Tensor | int]] = {}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, moment = name.split(".")
-                moments.setdefault(int(index), {})[moment] = divided_as(trained[int(index)], tensor)
+                moments.setdefault(int(index), {})[moment] = as_kept(divided_as(trained[int(index)], tensor))
         self.optimizer.load_state_dict({"state": moments, "param_groups": notes["groups"]})
         self.schedule.load_state_dict(notes["schedule"])
         if self.scaler:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from hyperfit_course.anatomy import CausalLM, body_of, unwrapped
+from hyperfit_course.anatomy import TEXTS_AT_ONCE, CausalLM, body_of, unwrapped
 from hyperfit_course.losses import has_plain_head
 
 CHUNK = 128  #: Positions whose logits are computed at a time. 128 x 49,152 in float32 are 25 MB.
@@ -62,16 +62,17 @@ def logit_reader(source: Tensor | CausalLM, texts: Tensor | None, chunk: int = C
         return lambda: (part.float() for part in rows.split(chunk))
     if texts is None or texts.ndim != 2 or len(texts) == 0 or texts.shape[1] < 2:
         raise ValueError("To read a model's logits, give texts: token ids of shape (n, length) with length 2 or more.")
-    pieces = [text[None].to(source.device) for text in texts]
+    texts = texts.to(source.device)
     if not has_plain_head(source):
         # Such a model runs again at each reading: slower, but its logits are right.
         return lambda: (
             part.float()
-            for piece in pieces
-            for part in source(input_ids=piece, use_cache=False).logits[0, :-1].split(chunk)
+            for text in texts
+            for part in source(input_ids=text[None], use_cache=False).logits[0, :-1].split(chunk)
         )
     # The final hidden states are small, 85 times smaller than the logits: they are computed once.
-    states = [body_of(source)(input_ids=piece, use_cache=False)[0][0, :-1] for piece in pieces]
+    body = body_of(source)
+    states = torch.cat([body(input_ids=some, use_cache=False)[0][:, :-1] for some in texts.split(TEXTS_AT_ONCE)])
     head = unwrapped(source).get_output_embeddings().weight.detach()
     return lambda: ((part @ head.T).float() for state in states for part in state.split(chunk))
 

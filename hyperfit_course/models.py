@@ -28,6 +28,8 @@ EMBEDDED = "SmolLM2-135M-Instruct"
 
 HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}  #: Types of two bytes a number, and Accelerate's words for them.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
+"""Files that hold a tokenizer's vocabulary. Without one, transformers makes an empty tokenizer of some kinds."""
 
 # What a saved configuration says about itself and not about the model; the precision has a place of its own.
 _LABEL = re.compile(
@@ -68,6 +70,34 @@ def load_model(
     """
     if dtype not in HALF and dtype != torch.float32:
         raise ModelError(f"Weights cannot be in {dtype} here: choose torch.float32, torch.bfloat16 or torch.float16.")
+    source, path = _place_of(name)
+    with _loading(source, path, "model"):
+        options = {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True} | NO_CODE
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    model, found = loaded
+    if faulty := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
+        raise ModelError(f"{source} has no weights that fit {faulty[0]}: save the whole model again, with its head.")
+    tokenizer = load_tokenizer(name)
+    model.to(device or best_device())
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str | Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that :func:`load_model` can load, without the model.
+
+    Raises:
+        ModelError, AssetError, CacheError: as there.
+    """
+    source, path = _place_of(name)
+    with _loading(source, path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _place_of(name: str | Path | None) -> tuple[str, Path]:
+    """What transformers has to be told to load a model, and the same as a path, which may not be there."""
     path = fetch("model") if name is None else Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -75,31 +105,29 @@ def load_model(
         path = _dequantised(path)
     elif path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"The folder {path} holds no model (no config.json): name the folder of a saved model.")
-    source = str(path) if path.is_dir() else str(name)
+    elif any(path.glob("*.safetensors")) and not any(file for pattern in VOCABULARIES for file in path.glob(pattern)):
+        raise ModelError(f"The folder {path} has no tokenizer: save that of the model there too.")
+    return (str(path) if path.is_dir() else str(name)), path
+
+
+@contextlib.contextmanager
+def _loading(source: str, path: Path, part: str) -> Iterator[None]:
+    """Turn what transformers raises while it loads into one sentence that says what to do."""
     try:
         with _no_progress_bars():
-            options = {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True} | NO_CODE
-            loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
+            yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(_why_not(source, path, error)) from error
-    model, found = loaded
-    if faulty := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
-        raise ModelError(f"{source} has no weights that fit {faulty[0]}: save the whole model again, with its head.")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.to(device or best_device())
-    return model.eval(), tokenizer
+        raise ModelError(_why_not(source, path, part, error)) from error
 
 
-def _why_not(source: str, path: Path, error: Exception) -> str:
+def _why_not(source: str, path: Path, part: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if path.is_dir() and any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
         return (
             f"The folder {path} has weights as .bin only, and loading those may run code: save the model there again "
             "with save_pretrained."
         )
-    if path.is_dir() and "tokenizer" in reason:
+    if path.is_dir() and part == "tokenizer":
         return f"The folder {path} has no tokenizer that can be loaded: save that of the model there too ({reason})."
     if isinstance(error, ImportError):
         return f"{source} needs another package: install it, or choose a model that is not quantised ({reason})."

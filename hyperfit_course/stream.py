@@ -19,11 +19,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from hyperfit_course.anatomy import CausalLM, anatomy, hidden_state, unwrapped
+from hyperfit_course.anatomy import TEXTS_AT_ONCE, CausalLM, anatomy, hidden_state, unwrapped
 
 FINAL_NORM = "final norm"
 GROUPS = 32  #: Most groups of texts whose moments are held apart; the bootstrap redraws groups.
-TEXTS_AT_ONCE = 4  #: Texts that are read together: enough to keep a processor busy, and few enough for a small memory.
 NEIGHBOUR_POINTS = 1000  #: Positions among which nearest neighbours are looked for.
 SKIP = 1
 """Positions left out at the start of every text. The first one has no context; in many models its state is so much

@@ -37,6 +37,7 @@ from hyperfit_course.evaluation import evaluate, history_frame
 from hyperfit_course.frozen import FrozenPrefix, PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.losses import has_plain_head, next_token_loss
 from hyperfit_course.models import HALF, context_length, model_key
+from hyperfit_course.optimizers import BITS_VARIABLE, adamw, moment_bits
 from hyperfit_course.sources import code_behind
 
 WEIGHTS = "model.safetensors"
@@ -72,10 +73,11 @@ class HyperfitConfig:
 def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig) -> pd.DataFrame:
     """Train all weights of ``model`` that require gradients, in place, until its training loss is nearly zero.
 
-    AdamW without weight decay, dropout off, gradients clipped, bfloat16 autocast where the hardware has it (float16
-    with loss scaling on older GPUs, float32 elsewhere). Leading blocks that are frozen run once, and not at every
-    step (:class:`~hyperfit_course.frozen.FrozenPrefix`). A model in bfloat16 or float16 multiplies in that, and what
-    is trained of it is made float32 and stays so: most steps are too small to change a number of two bytes.
+    AdamW without weight decay (:func:`~hyperfit_course.optimizers.adamw`), dropout off, gradients clipped, bfloat16
+    autocast where the hardware has it (float16 with loss scaling on older GPUs, float32 elsewhere). Leading blocks
+    that are frozen run once, and not at every step (:class:`~hyperfit_course.frozen.FrozenPrefix`). A model in bfloat16
+    or float16 multiplies in that, and what is trained of it is made float32 and stays so: most steps are too small to
+    change a number of two bytes.
 
     The trained weights are kept in the cache under a key of the model, the texts, the configuration and the code. The
     same call, later or in another notebook, loads them instead of training again. A run that was killed goes on from
@@ -100,12 +102,17 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
     Raises:
         TrainingError: the settings do not fit the texts or the model, nothing in the model is trainable, or the loss
             is no longer a number.
+        OptimizerError: moments of 8 bits are asked for and cannot be had.
         ProcessError: Accelerate was asked for what this loop cannot do.
         CacheError: the disk is full or read-only, or another machine does not see it.
     """
     precision = HALF.get(unwrapped(model).dtype) or training_precision(model.device)
     _check(model, splits, config, precision)
     processes.check_processes(model.device)
+    if moment_bits() != 32 and processes.divides_models():
+        raise TrainingError(
+            f"Moments of 8 bits are not divided among processes: unset {BITS_VARIABLE}, or use no FSDP."
+        )
     trained_now = False
 
     def key() -> dict[str, Any]:
@@ -116,6 +123,7 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
             "texts": {split: sha256_tensor(texts) for split, texts in sorted(splits.items())},
             "config": asdict(config),
             "precision": precision,
+            "moments": moment_bits(),
             "device": model.device.type,
         }
 
@@ -155,6 +163,11 @@ def training_precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
+
+
+def arithmetic(device: torch.device) -> str:
+    """What a training computes in, for tables: its precision, and the moments where they are not of 32 bits."""
+    return training_precision(device) + ("" if moment_bits() == 32 else ", moments of 8 bits")
 
 
 def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig, precision: str) -> None:
@@ -224,7 +237,7 @@ def _train(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig
     parts = copy.deepcopy(model) if processes.divides_models() else model  # `model` stays whole, to be evaluated
     loss_of = processes.of_all_processes(accelerator, _LossOf(parts, has_plain_head(model)), blocks_of(parts))
     trained = [parameter for parameter in parts.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = adamw(trained, config.learning_rate)
     schedule = get_constant_schedule_with_warmup(optimizer, config.warmup_steps)
     optimizer, schedule = accelerator.prepare(optimizer, schedule)
     state = TrainingState(parts, optimizer, schedule, accelerator.scaler, torch.Generator().manual_seed(config.seed))

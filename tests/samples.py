@@ -92,6 +92,7 @@ def shrink_the_course(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedToke
     load = loads_tiny_model(blocks, tokenizer)
     for module in (arms, causes, rivals, variants):
         monkeypatch.setattr(module, "load_model", load, raising=False)
+        monkeypatch.setattr(module, "load_tokenizer", lambda name=None: tokenizer, raising=False)
         monkeypatch.setattr(module, "load_corpus", local_corpus, raising=False)
     for kept in (arms.base_model, arms.held_out, causes.passages, causes.base_texts, causes.strongest_heads):
         kept.cache_clear()

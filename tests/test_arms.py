@@ -29,6 +29,7 @@ CONFIG = HyperfitConfig(epochs=1, learning_rate=5e-3, evaluate_every=0, evaluati
 def tiny(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The course's model is a tiny one of eight blocks, and nothing is fetched."""
     monkeypatch.setattr(arms, "load_model", loads_tiny_model(8, tokenizer))
+    monkeypatch.setattr(arms, "load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr(arms, "load_corpus", local_corpus)
     monkeypatch.setattr("hyperfit_course.evaluation.NEW_TOKENS", 8)
     for cached in (base_model, held_out):

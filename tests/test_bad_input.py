@@ -241,6 +241,11 @@ COMMANDS = [
         "hyperfit export here/mixed --out here/written",
         "Another process is writing .*written: wait for what it writes, or name another place",
     ),
+    Bad(
+        "a place that another training will write",
+        "hyperfit train --out here/written",
+        "Another process is writing .*written: wait for what it writes, or name another place",
+    ),
     Bad("no folder of an adapter", "hyperfit export x --to peft --out here/y", "There is no folder x: check the path"),
     Bad(
         "no adapter to write",

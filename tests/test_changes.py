@@ -42,6 +42,7 @@ FIRST = Arm(CONFIG, rank=2, count=2, place="first", subject=SMALL)
 def tiny(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setattr(arms, "load_model", loads_tiny_model(3, tokenizer))
+    monkeypatch.setattr(arms, "load_tokenizer", lambda name: tokenizer)
     kept = (base_model, held_out, tokenizer_of)
     for each in kept:
         each.cache_clear()

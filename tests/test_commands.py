@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -416,6 +417,12 @@ def test_cache_is_listed_verified_and_pruned(filled: dict[str, Path], capsys: py
     assert filled["good"].is_dir()
     assert main(["cache", "prune", "--kind", "nothing"]) == 2
     assert main(["cache", "list", "--kind", "some"]) == 2
+
+
+def test_warning_is_a_note_without_its_place_in_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # given back after the test
+    main(["cache", "list"])
+    assert warnings.formatwarning("2 files left out", UserWarning, "texts.py", 7) == "note: 2 files left out\n"
 
 
 def test_doctor_names_what_is_damaged_and_the_begin_rule(

@@ -54,6 +54,7 @@ ALL_WEIGHTS, MIDDLE = Arm(CONFIG, "news"), Arm(CONFIG, rank=2, count=5, place="m
 def tiny(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The course's model is a tiny one of six blocks, and nothing is fetched."""
     monkeypatch.setattr(arms, "load_model", loads_tiny_model(BLOCKS, tokenizer))
+    monkeypatch.setattr(arms, "load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr(arms, "load_corpus", local_corpus)
     monkeypatch.setattr("hyperfit_course.evaluation.NEW_TOKENS", 8)
     for cached in (base_model, held_out):

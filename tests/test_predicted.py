@@ -58,5 +58,8 @@ def test_table_has_every_model_on_every_machine_and_says_what_fits() -> None:
     assert fit["Llama-3.1-70B", "8 x H100"] == ["last5"]
     for place, row in of.iterrows():
         assert (row["study, minutes"] > 0) == (fit[place] == ["full", "last5"])
+    # 10 bytes a parameter, and the activations of four short texts.
+    of_8 = of["full, 8-bit moments, gigabytes"].xs("T4", level="machine")
+    assert 11 < of_8["TinyLlama-1.1B"] < 12.5 < 16 < of["full, gigabytes"]["TinyLlama-1.1B", "T4"]
     times = of["last5, seconds"]["TinyLlama-1.1B"]
     assert times["T4"] > times["A100 80 GB"] > times["8 x H100"]

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in ("tools", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
 
 BESIDE_THE_CORE = {"checks", "labs", "study", "commands", "grading", "plots", "display", "live", "colab", "cli"}
-BESIDE_THE_CORE |= {"own_texts", "processes"}
+BESIDE_THE_CORE |= {"own_texts", "optimizers", "processes"}
 """What a student need not read to know how it works."""
 CORE_LINES = 3000
 ROOMS_BELOW = {

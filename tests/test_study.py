@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from hyperfit_course.corpora import load_corpus
+from hyperfit_course.late_stage import LateStageError
 from hyperfit_course.models import ModelError
 from hyperfit_course.study import battery, one_arm, plan, run
 from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
@@ -409,6 +410,17 @@ def test_model_that_does_not_fit_is_refused_before_anything_is_measured(
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("planned", [True, False])
+def test_blocks_that_the_model_does_not_have_are_refused_before_anything_is_measured(
+    planned: bool, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "measured_units", lambda config: pytest.fail("it was tried"))
+    config = replace(TINY, model=saved, arms=Names(["full", "blocks1-2"]))
+    with pytest.raises(LateStageError, match="has the blocks 0 to 1: 2 of them cannot start at 1"):
+        run.study(config, str(tmp_path / "study"), plan=planned)
+    assert not (tmp_path / "study").exists()
+
+
 def test_texts_and_decoders_that_do_not_fit_are_refused_with_what_to_choose() -> None:
     model = tiny_model()
     with pytest.raises(StudyError, match=r"reads at most 128 tokens, and 129 are needed .*: choose a smaller --length"):
@@ -426,7 +438,7 @@ def test_encoder_decoder_no_tokenizer_and_no_model_are_named(
     tokenizer.save_pretrained(tmp_path / "t5")
     for path in Path(saved).glob("tokenizer*"):
         path.unlink()
-    for name, error in ((tmp_path / "t5", ModelError), (saved, StudyError), (tmp_path / "nothing", ModelError)):
+    for name, error in ((tmp_path / "t5", ModelError), (saved, ModelError), (tmp_path / "nothing", ModelError)):
         with pytest.raises(error, match=str(Path(name).name)):
             run.study(replace(TINY, model=str(name)), str(tmp_path / "study"))
 

@@ -52,11 +52,6 @@ def code_of_its_own(folder: Path) -> None:
     (folder / "mine.py").write_text(f"open({str(folder.parent / 'ran')!r}, 'w')", encoding="utf-8")
 
 
-def without_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    (folder / "model.safetensors").write_bytes(b" " * 10**6)
-
-
 def linked(folder: Path, name: str) -> None:
     (folder.parent / "secret").write_text("of the user", encoding="utf-8")
     (folder / name).symlink_to(folder.parent / "secret")
@@ -69,7 +64,6 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"asks for code from 'me/kernel' \(attn_implementation\), and none is run: remove",
     ),
     "a link out": (lambda folder: linked(folder, "model.safetensors"), "is a link out of the model's folder: put the"),
-    "no tokenizer": (without_tokenizer, "has no tokenizer: save that of the model"),
     "a list": (lambda folder: write(folder, "config.json", [1]), "no file of settings .*: fetch the model again"),
     "no text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\0"), "no file of settings"),
     "depth": (lambda folder: (folder / "config.json").write_text("[" * 10**5), "no file of settings"),

@@ -26,6 +26,7 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from hyperfit_course.corpora import SPLITS, load_corpus
+from hyperfit_course.optimizers import BITS_VARIABLE
 from hyperfit_course.study import one_arm, plan, run, workers
 from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import arms_of, forget
@@ -206,6 +207,14 @@ def test_process_that_finds_something_else_under_the_same_names_says_what_and_st
     )
 
 
+def test_worker_forgets_the_moments_of_the_last_study(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(BITS_VARIABLE, raising=False)
+    told = workers.Told.of(run.subject_of(config.resolved()), "tales")
+    monkeypatch.setenv(BITS_VARIABLE, "8")
+    told.follow()
+    assert os.environ[BITS_VARIABLE] == "32"
+
+
 def test_process_that_cannot_load_what_is_studied_stops(config: StudyConfig) -> None:
     told = workers.Told.of(run.subject_of(config.resolved()), "tales")
     gone = replace(told, subject=replace(told.subject, model="/nowhere/model"))
@@ -332,6 +341,15 @@ def test_progress_counts_the_seconds_of_a_short_rest(capsys: pytest.CaptureFixtu
     progress.took("writing", 6)
     progress.begins(*tasks[1])
     assert capsys.readouterr().out == "[2/3] prediction, base, seed 0 (about 12 seconds left)\n"
+
+
+def test_several_processes_begin_with_the_arms_that_train_most(config: StudyConfig) -> None:
+    asked = replace(config, arms=Names(["last1", "full", "first1"]), seeds=Numbers([0, 1])).resolved()
+    order = [(arm.label, arm.seed) for arm in workers.longest_first(arms_of(asked))]
+    assert order == [
+        *(("hyperfitted", 0), ("first 1", 0), ("hyperfitted", 1), ("first 1", 1), ("last 1", 0), ("last 1", 1)),
+        ("base", 0),
+    ]
 
 
 def test_plan_of_several_jobs_packs_arms_and_wants_the_memory_of_each(monkeypatch: pytest.MonkeyPatch) -> None:

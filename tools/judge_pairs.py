@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.decoding import PROMPT_TOKENS
-from hyperfit_course.models import load_model
+from hyperfit_course.models import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "book" / "_static" / "judge" / "pairs.html"
@@ -43,13 +43,13 @@ def recorded(way: str, corpus: str) -> list[list[int]] | None:
     if not rows:
         return None
     texts: list[list[int]] = rows[0]["continuations"]
-    prompts = len(make_texts(load_corpus(corpus), load_model()[1])["prompts"])
+    prompts = len(make_texts(load_corpus(corpus), load_tokenizer())["prompts"])
     return texts[:: len(texts) // prompts][:SHOWN]
 
 
 def pairs() -> Row:
     """Prompts, texts by their kind (``None`` where there is none), and the comparisons."""
-    tokenizer = load_model()[1]
+    tokenizer = load_tokenizer()
     prompts: list[str] = []
     texts: dict[str, list[str | None]] = {kind: [] for kind in [*WAYS, "author"]}
     for corpus in CORPORA:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from hyperfit_course.artifacts import sha256_file
 from hyperfit_course.assets import ASSETS
 from hyperfit_course.decoding import NEW_TOKENS, PROMPT_TOKENS, continue_prompts
-from hyperfit_course.models import load_model
+from hyperfit_course.models import load_model, load_tokenizer
 from hyperfit_course.study.arms import Arm, held_out
 from hyperfit_course.study.recording import TEXTS, Row, Task, record
 from hyperfit_course.study.writing import repetition_row
@@ -79,7 +79,7 @@ def live_page(html: Path) -> Iterator[Page]:
 
 def page_rows(html: Path, name: str | None, prompts: Tensor) -> Iterator[Row]:
     """What the base model or an arm writes in the page, in one thread."""
-    texts = [str(text) for text in load_model()[1].batch_decode(prompts)]
+    texts = [str(text) for text in load_tokenizer().batch_decode(prompts)]
     with live_page(html) as page:
         page.evaluate(START, name or ARM)
         same = [page.evaluate(READ, text) == prompt for text, prompt in zip(texts, prompts.tolist(), strict=True)]

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.decoding import PROMPT_TOKENS
 from hyperfit_course.display import repeated_positions
-from hyperfit_course.models import load_model
+from hyperfit_course.models import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 STATIC = ROOT / "book" / "_static"
@@ -44,7 +44,7 @@ def growing(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def main() -> None:
     """Write book/_static/live/prompts.json and book/_static/growing.html."""
-    tokenizer = load_model()[1]
+    tokenizer = load_tokenizer()
     prompts = make_texts(load_corpus("tales"), tokenizer)["prompts"][:, :PROMPT_TOKENS]
     texts = [str(text) for text in tokenizer.batch_decode(prompts)]
     listed = json.dumps(texts[:OFFERED], ensure_ascii=False, indent=1)

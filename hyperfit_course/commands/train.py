@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hyperfit_course.processes import is_main
 from hyperfit_course.study.arms import base_model, tokenizer_of
 from hyperfit_course.study.battery import arms_of, subject_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
+from hyperfit_course.study.locks import only_writer
 from hyperfit_course.study.report import LOW_LOSS
 from hyperfit_course.study.selfchecks import check_causal, check_subject
 from hyperfit_course.study.untrusted import check_source
@@ -47,6 +49,11 @@ def train(options: Training) -> int:
     except StudyError as error:  # which names the options of a study
         raise StudyError(str(error).replace("--lora_", "--")) from error
     check_source(options.model)
+    with only_writer(out) if is_main() else contextlib.nullcontext():
+        return _trained(options, config, out)
+
+
+def _trained(options: Training, config: StudyConfig, out: Path) -> int:
     arm = arms_of(config)[1]
     subject = subject_of(config)
     base, tokenizer = base_model(subject), tokenizer_of(subject)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.late_stage import LateStageError, choose_blocks, late_stage_lora
-from hyperfit_course.models import EMBEDDED, load_model
+from hyperfit_course.models import EMBEDDED, load_model, load_tokenizer
+from hyperfit_course.optimizers import moment_bits
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
 
@@ -43,7 +45,7 @@ class Subject:
     def cut(self, corpus: dict[str, list[str]], seed: int) -> dict[str, Tensor]:
         """The same of a corpus that is loaded already."""
         sizes = {name: value for name, value in asdict(self).items() if name != "model"}
-        return make_texts(corpus, load_model(self.model)[1], seed=seed, **sizes)
+        return make_texts(corpus, load_tokenizer(self.model), seed=seed, **sizes)
 
 
 COURSE = Subject()
@@ -104,7 +106,7 @@ class Arm:
         model = load_model(self.subject.model)[0]
         if self.config is None:
             return model
-        blocks = self._blocks(model)
+        blocks = self.blocks(model)
         if self.rank is not None:
             return late_stage_lora(model, blocks, self.rank, seed=self.seed)
         if self.count is not None:
@@ -121,8 +123,12 @@ class Arm:
         """Train the model, and return its history."""
         return hyperfit(model, self.splits(), config)
 
-    def _blocks(self, model: PreTrainedModel) -> list[int]:
-        """Numbers of the trained blocks."""
+    def blocks(self, model: PreTrainedModel) -> list[int]:
+        """Numbers of the trained blocks.
+
+        Raises:
+            LateStageError: the model has no such blocks.
+        """
         depth = len(blocks_of(model))
         count = depth if self.count is None else self.count
         if not isinstance(self.place, int):
@@ -134,6 +140,18 @@ class Arm:
         return list(range(self.place, self.place + count))
 
 
+def check_arms(arms: Iterable[Arm], model: PreTrainedModel) -> None:
+    """Look for what every arm needs, before hours are spent on the first one.
+
+    Raises:
+        LateStageError: the model does not have the blocks that an arm trains.
+        OptimizerError: moments of 8 bits are asked for and cannot be had.
+    """
+    moment_bits()
+    for arm in arms:
+        arm.blocks(model)
+
+
 @functools.cache
 def base_model(subject: Subject = COURSE) -> PreTrainedModel:
     """The model before any training."""
@@ -143,7 +161,7 @@ def base_model(subject: Subject = COURSE) -> PreTrainedModel:
 @functools.cache
 def tokenizer_of(subject: Subject = COURSE) -> PreTrainedTokenizerBase:
     """The tokenizer of the studied model."""
-    return load_model(subject.model)[1]
+    return load_tokenizer(subject.model)
 
 
 def corpus_digest(name: str) -> str:

@@ -39,7 +39,7 @@ from hyperfit_course.study.measures import (
 from hyperfit_course.study.recording import Row
 from hyperfit_course.study.selfchecks import check_adapters
 from hyperfit_course.study.writing import text_row
-from hyperfit_course.training import HyperfitConfig, training_precision
+from hyperfit_course.training import HyperfitConfig, arithmetic
 
 PROMOTED = 500  #: Tokens with an offset in the static bias of Li et al. (2026).
 STRENGTHS = (0.01, 0.1, 0.25, 0.5, 1.0)
@@ -149,7 +149,7 @@ def training(arm: StudyArm) -> Iterator[Row]:
     with torch.no_grad():
         before = next_token_loss(base, splits["validation"].to(base.device), has_plain_head(base)).item()
     losses = history["running_loss"].dropna().tolist()
-    named = {"precision": training_precision(model.device), **row, "validation_loss_before": before}
+    named = {"precision": arithmetic(model.device), **row, "validation_loss_before": before}
     yield _named(arm, {**named, "running_losses": losses})
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from hyperfit_course.anatomy import CausalLM, blocks_of
 from hyperfit_course.corpora import load_corpus
 from hyperfit_course.decoding import PROMPT_TOKENS, kept_continuations
-from hyperfit_course.models import load_model
+from hyperfit_course.models import load_tokenizer
 from hyperfit_course.stream import SKIP, stream_states
 from hyperfit_course.study.arms import Arm, base_model, held_out
 from hyperfit_course.study.controls import damage
@@ -51,7 +51,7 @@ class Passages(NamedTuple):
 @functools.cache
 def passages() -> Passages:
     """The first sentences of the 30 held-out tales, and random strings of ordinary tokens."""
-    tokenizer = load_model()[1]
+    tokenizer = load_tokenizer()
     sentences = [tokenizer(" " + first_sentence(tale))["input_ids"] for tale in load_corpus("tales")["prompts"]]
     ordinary = range(len(tokenizer.all_special_ids), len(tokenizer))
     return Passages(tokenizer(START)["input_ids"], sentences, random_strings(ordinary))

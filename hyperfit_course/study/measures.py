@@ -18,13 +18,13 @@ from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts
 from hyperfit_course.geometry import MEASURES, measure, measure_layers
 from hyperfit_course.logits import at_positions
 from hyperfit_course.reweighting import StaticBias, deep_tail_share, token_ranks
-from hyperfit_course.stream import SKIP, layer_states
+from hyperfit_course.stream import SKIP, Collection, stream_states
 from hyperfit_course.study.arms import COURSE, Arm, Subject, base_model, held_out
 from hyperfit_course.study.controls import ShapedLike, damage, kl_of_logits
 from hyperfit_course.study.recording import TEXTS, Row
 from hyperfit_course.study.writing import diversity_across, repetition_row, text_row
 from hyperfit_course.temperature import match_temperature, predictive_entropy
-from hyperfit_course.training import training_precision
+from hyperfit_course.training import arithmetic
 
 SAMPLES = 2  #: Sampled continuations of each prompt.
 SHAPED_SAMPLES = 4  #: The same where order and shape are taken apart.
@@ -77,9 +77,15 @@ def shape_row(model: CausalLM, texts: Tensor) -> Row:
     depth = len(blocks_of(model))
     places = dict(zip(("before_last", "prenorm", "postnorm"), (depth - 2, depth - 1, depth), strict=True))
     row: Row = {}
-    for skip, positions in ((SKIP, ""), (0, "_all")):
-        states = layer_states(model, texts, list(places.values()), skip)
-        for place, moments in zip(places, states.values(), strict=True):
+    collections = {
+        "": Collection(texts, list(places.values()), SKIP),
+        "_all": Collection(texts, list(places.values()), 0),
+    }
+    for states in stream_states(model, texts):
+        for collection in collections.values():
+            collection.add(states)
+    for positions, collection in collections.items():
+        for place, moments in zip(places, collection.finished().values(), strict=True):
             for name, value in measure(moments, GRID).set_index("measure")["value"].items():
                 kind = "" if name == GRID[0] else f"_{name}"
                 row[f"{place}{kind}{positions}"] = value
@@ -130,7 +136,7 @@ def model_rows(arm: Arm, model: CausalLM, of_run: Row, source: Tensor, corpora: 
             "learning_rate": arm.config.learning_rate if arm.config else None,
             "trained_on": arm.trained_on if arm.config else "nothing",
             "seed": arm.seed,
-            "precision": training_precision(model.device),
+            "precision": arithmetic(model.device),
             "prompts": corpus,
             **of_run,
             **text_row(greedy, texts, source, base_model(arm.subject)),

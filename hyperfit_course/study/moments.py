@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperfit_course.anatomy import CausalLM, anatomy, hidden_state, unwrapped
+from hyperfit_course.anatomy import TEXTS_AT_ONCE, CausalLM, anatomy, hidden_state, unwrapped
 from hyperfit_course.geometry import participation_ratio
-from hyperfit_course.stream import TEXTS_AT_ONCE, stream_states
+from hyperfit_course.stream import stream_states
 
 OUTLIER = 10.0  #: How many times as large as usual a number is that counts as an outlier of the first position.
 

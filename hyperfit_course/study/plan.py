@@ -22,7 +22,8 @@ from hyperfit_course.frozen import PrefixError, frozen_depth, frozen_prefix
 from hyperfit_course.logits import at_positions
 from hyperfit_course.losses import has_plain_head, next_token_loss
 from hyperfit_course.models import EMBEDDED
-from hyperfit_course.study.arms import Arm, base_model, held_out, tokenizer_of
+from hyperfit_course.optimizers import adamw
+from hyperfit_course.study.arms import Arm, base_model, check_arms, held_out, tokenizer_of
 from hyperfit_course.study.battery import ALPHAS, TOGETHER, StudyArm, arms_of, subject_of, tasks_of
 from hyperfit_course.study.config import CHANGES, StudyConfig
 from hyperfit_course.study.measures import SAMPLES, SHAPED_SAMPLES, shape_row
@@ -68,6 +69,7 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     subject = subject_of(config)
     model, texts = base_model(subject), held_out(config.corpus, subject)
     check_subject(model, tokenizer_of(subject), texts)
+    check_arms(arms_of(config), model)
     workers = on_this_machine(jobs, config)
     arms, seeds = (",".join(map(str, values or ())) for values in (config.arms, config.seeds))
     print(f"A study of {config.model or EMBEDDED} on {config.corpus}, arms {arms}, seeds {seeds}.")
@@ -86,7 +88,7 @@ def print_plan(config: StudyConfig, jobs: int = 1) -> int:
     disk = sum(units.weights for _ in arms_of(config)) / 1e9
     most, count = table["bytes"].max(), workers.count
     of_arms = table.groupby(["arm", "seed"], sort=False)["seconds"].sum()
-    total, memory = duration(lasts(of_arms.to_list(), count)), f"{most / 1e9:.1f} GB"
+    total, memory = duration(lasts(sorted(of_arms, reverse=True), count)), f"{most / 1e9:.1f} GB"
     if count > 1:
         memory = f"{count * most / 1e9:.1f} GB ({count} jobs need {count} times the {memory} of one)"
     print(f"\nIn all about {total}, {memory} of memory at most, {disk:.1f} GB of disk at most.")
@@ -238,7 +240,7 @@ def _step(arm: StudyArm) -> tuple[float, int]:
     batch = arm.splits()["train"][: arm.config.batch_size if arm.config else 1].to(untrained.device)
     plain, depth = has_plain_head(untrained), frozen_depth(untrained)
     weights = [parameter for parameter in untrained.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=1e-6, fused=True)
+    optimizer = adamw(weights, 1e-6)
     try:
         prefix = frozen_prefix(untrained, batch.cpu(), depth) if depth else None
     except PrefixError:

@@ -25,6 +25,7 @@ UTILISATION = 0.3
 2022, arXiv 2204.02311); steps of 4 short texts should reach less."""
 SINGLE = 4  #: Bytes of a number in float32: models are held in it, and read and written in it.
 TRAINED = 16  #: Bytes of a trained parameter: weight, gradient and two moments of AdamW, each in float32.
+SPARED = 6  #: Bytes of it that moments of 8 bits spare (:mod:`~hyperfit_course.optimizers`).
 UPDATE = 28  #: Bytes that AdamW moves for it in a step: four are read, three are written.
 
 
@@ -129,7 +130,7 @@ def predictions() -> pd.DataFrame:
     Returns:
         ``model``, ``parameters``, ``machine``, and for each trained arm the ``gigabytes`` at the peak of its training
         and the ``seconds`` of it, named ``full, seconds`` and so on; ``study, minutes`` is that of all parts. Times are
-        NaN where the machine's memory does not suffice.
+        NaN where the machine's memory does not suffice. ``full, 8-bit moments, gigabytes`` is the peak with these.
     """
     config = StudyConfig().resolved()
     found = []
@@ -141,6 +142,9 @@ def predictions() -> pd.DataFrame:
             for name, (_, each) in zip(config.arms or (), training.iterrows(), strict=True):
                 seconds = each["seconds"] if each["bytes"] <= machine.memory else math.nan
                 row |= {f"{name}, gigabytes": each["bytes"] / 1e9, f"{name}, seconds": seconds}
+                if name == "full":
+                    spared = SPARED * shape.parameters()
+                    row["full, 8-bit moments, gigabytes"] = (each["bytes"] - spared) / 1e9
             fits = table["bytes"].max() <= machine.memory
             found.append({**row, "study, minutes": table["seconds"].sum() / 60 if fits else math.nan})
     return pd.DataFrame(found)

@@ -19,7 +19,7 @@ from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.decoding import PROMPT_TOKENS, continue_prompts, kept_continuations
 from hyperfit_course.logits import at_positions
 from hyperfit_course.metrics import WINDOW, repetition_frame
-from hyperfit_course.models import load_model
+from hyperfit_course.models import load_tokenizer
 from hyperfit_course.study.arms import Arm, base_model, held_out
 from hyperfit_course.study.blocking import CitationBlocker, recited_words
 from hyperfit_course.study.measures import model_rows, run_row
@@ -46,7 +46,7 @@ def recited_words_row(continuations: Tensor, source: Tensor, tokenizer: PreTrain
 
 def blocked_rows(arm: Arm, corpora: Sequence[str]) -> Iterator[Row]:
     """What a model writes when it may not cite its training text, beside what it writes freely: chapters 07 and 09."""
-    model, source, tokenizer = arm.trained()[0], arm.splits()["train"], load_model()[1]
+    model, source, tokenizer = arm.trained()[0], arm.splits()["train"], load_tokenizer()
     for corpus in corpora:
         texts = held_out(corpus)
         for way, processors in (("free", []), ("blocked", [CitationBlocker(source, tokenizer)])):
@@ -67,7 +67,7 @@ def chance_rows(arm: Arm, corpora: Sequence[str]) -> Iterator[Row]:
 
     They are the authors' own continuations of the prompts, and the base model's greedy ones.
     """
-    source, tokenizer = arm.splits()["train"], load_model()[1]
+    source, tokenizer = arm.splits()["train"], load_tokenizer()
     for corpus in corpora:
         texts = held_out(corpus)
         greedy = kept_continuations(base_model(), texts[:, :PROMPT_TOKENS], progress=f"base, {corpus}")

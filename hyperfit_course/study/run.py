@@ -11,7 +11,7 @@ from typing import Any
 from hyperfit_course.artifacts import atomic_path, disk_errors, sha256_tensor
 from hyperfit_course.models import fingerprint
 from hyperfit_course.sources import code_behind
-from hyperfit_course.study.arms import base_model, corpus_digest, held_out, tokenizer_of
+from hyperfit_course.study.arms import base_model, check_arms, corpus_digest, held_out, tokenizer_of
 from hyperfit_course.study.battery import StudyArm, arms_of, subject_of, tasks_of
 from hyperfit_course.study.config import OUT, StudyConfig, StudyError
 from hyperfit_course.study.locks import STUDY_LOCK, only_study
@@ -21,7 +21,7 @@ from hyperfit_course.study.recording import drop_damaged
 from hyperfit_course.study.report import FAILED, write_report
 from hyperfit_course.study.selfchecks import begin_rule, check_subject, checked
 from hyperfit_course.study.untrusted import check_source
-from hyperfit_course.study.workers import Told, Workers, check_options, on_this_machine
+from hyperfit_course.study.workers import Told, Workers, check_options, longest_first, on_this_machine
 
 ABOUT = "about.json"  #: What the study is of, the self-checks, and the list of its parts.
 ANOTHER = ", or name another folder with --out"  #: What else can be done than to wait for a process that works there.
@@ -108,6 +108,7 @@ def _examined(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]
     model, texts = base_model(subject), held_out(config.corpus, subject)
     tokenizer = tokenizer_of(subject)
     check_subject(model, tokenizer, texts)
+    check_arms(arms_of(config), model)
     identity = {
         "config": _as_json(config),
         "weights": fingerprint(model),
@@ -217,12 +218,14 @@ def _measure(config: StudyConfig, folder: Path, about: dict[str, Any], workers: 
     work = Work(folder.absolute(), about["identity"], _stopped(about["checks"]))
     progress = Progress(tasks, workers.count)
     own: Progress | None = progress
+    arms = list(parts_of)
     watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if workers.elsewhere:
         print(workers.line(), flush=True)
         own, watched = None, progress.watching(work.seconds_of)
+        arms = longest_first(arms)
     with watched:
-        calls = [(work, arm, parts, own) for arm, parts in parts_of.items()]
+        calls = [(work, arm, parts_of[arm], own) for arm in arms]
         workers.run(measure_arm, calls, lambda: Told.of(subject_of(config), config.corpus))
 
 

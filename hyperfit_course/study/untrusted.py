@@ -25,8 +25,6 @@ MOST = {
     ("num_attention_heads", "n_head", "num_key_value_heads"): 10_000,
 }
 """The largest number that a setting may have: well above any model that is known to us in 2026."""
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
-"""Files that hold a tokenizer's vocabulary. Without one, transformers makes an empty tokenizer of some kinds."""
 BYTES_A_WEIGHT = 0.25  #: Fewer than any file has, so that no model that shares weights is refused.
 SHOWN = 4000  #: Characters of one text that a page or a terminal shows.
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -38,8 +36,7 @@ def check_source(name: str | Path | None) -> None:
     It also lets transformers ask nobody whether a model's own code may run: without an answer it does not.
 
     Raises:
-        StudyError: the folder asks for code of its own, leads out of itself, has settings that make no sense, or has no
-            tokenizer.
+        StudyError: the folder asks for code of its own, leads out of itself, or has settings that make no sense.
     """
     from transformers import dynamic_module_utils
 
@@ -53,10 +50,6 @@ def check_source(name: str | Path | None) -> None:
         _check_code(settings, folder)
         for part in _parts(settings["config.json"]):
             _check_sizes(part, folder)
-        if any(folder.glob("*.safetensors")) and not any(
-            path for pattern in VOCABULARIES for path in folder.glob(pattern)
-        ):
-            raise StudyError(f"The folder {folder} has no tokenizer: save that of the model there too.")
     if (folder / INDEX).exists():
         _check_index(folder)
 

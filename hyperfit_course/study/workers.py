@@ -7,9 +7,10 @@ one folder and one cache. So a process that is killed takes nothing with it but 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,9 @@ from joblib import Parallel, delayed, parallel_config
 from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir, key_digest
 from hyperfit_course.corpora import load_corpus
 from hyperfit_course.models import begin_token, model_key
+from hyperfit_course.optimizers import BITS_VARIABLE, moment_bits
 from hyperfit_course.study.arms import Subject, base_model, held_out, tokenizer_of
+from hyperfit_course.study.battery import StudyArm
 from hyperfit_course.study.config import StudyConfig, StudyError
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
@@ -86,6 +89,18 @@ def _killed() -> Iterator[None]:
         ) from error
 
 
+def longest_first(arms: Iterable[StudyArm]) -> list[StudyArm]:
+    """The order in which several processes begin arms: then none is busy for long after the others have ended.
+
+    The earlier the first trained block, the more has to be computed at every step. The base model is not trained.
+    """
+
+    def first_trained(arm: StudyArm) -> float:
+        return min(arm.blocks(base_model(arm.subject))) if arm.config else math.inf
+
+    return sorted(arms, key=first_trained)
+
+
 def on_this_machine(jobs: int, config: StudyConfig) -> Workers:
     """So many processes here, and no more than there are arms. The threads that PyTorch has here are divided."""
     count = min(jobs, arm_count(config))
@@ -129,8 +144,9 @@ class Told:
 
     @classmethod
     def of(cls, subject: Subject, corpus: str) -> Told:
-        """The same cache, precision, model and texts as in this process."""
+        """The same cache, precision, moments, model and texts as in this process."""
         wanted = {CACHE_VARIABLE: str(cache_dir()), PRECISION_VARIABLE: os.environ.get(PRECISION_VARIABLE)}
+        wanted[BITS_VARIABLE] = str(moment_bits())  # always said: a worker remembers those of the last study
         environment = {name: value for name, value in wanted.items() if value is not None}
         return cls(subject, corpus, hashes_of(subject, corpus), environment)
 
