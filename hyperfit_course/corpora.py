@@ -69,7 +69,7 @@ def _split(texts: list[str], name: str, seed: int) -> dict[str, list[str]]:
         raise CorpusError(
             f"The corpus {name} has {len(texts)} text(s), and it takes at least {len(SPLITS)} to keep training, "
             f"validation and prompts apart: add texts, or give a longer one ({3 * PASSAGE:,} characters or more). "
-            "Texts that are the same count as one."
+            "Equal texts count once."
         )
     random.Random(seed).shuffle(texts)
     n_validation, n_prompts = max(1, round(0.15 * len(texts))), max(1, round(0.25 * len(texts)))

@@ -77,7 +77,7 @@ def load_model(
     model, found = loaded
     if faulty := [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]:
         raise ModelError(f"{source} has no weights that fit {faulty[0]}: save the whole model again, with its head.")
-    tokenizer = load_tokenizer(name)
+    tokenizer = _tokenizer_at(source, path)
     model.to(device or best_device())
     return model.eval(), tokenizer
 
@@ -88,7 +88,10 @@ def load_tokenizer(name: str | Path | None = None) -> PreTrainedTokenizerBase:
     Raises:
         ModelError, AssetError, CacheError: as there.
     """
-    source, path = _place_of(name)
+    return _tokenizer_at(*_place_of(name))
+
+
+def _tokenizer_at(source: str, path: Path) -> PreTrainedTokenizerBase:
     with _loading(source, path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, **NO_CODE)
     if tokenizer.pad_token is None:
@@ -127,10 +130,13 @@ def _why_not(source: str, path: Path, part: str, error: Exception) -> str:
             f"The folder {path} has weights as .bin only, and loading those may run code: save the model there again "
             "with save_pretrained."
         )
+    if isinstance(error, ImportError):
+        other = "" if part == "tokenizer" else ", or choose a model that is not quantised"
+        return f"{source} needs another package: install it{other} ({reason})."
     if path.is_dir() and part == "tokenizer":
         return f"The folder {path} has no tokenizer that can be loaded: save that of the model there too ({reason})."
-    if isinstance(error, ImportError):
-        return f"{source} needs another package: install it, or choose a model that is not quantised ({reason})."
+    if part == "tokenizer":
+        return f"The model {source!r} has no tokenizer that can be loaded: choose one that has ({reason})."
     if path.is_dir():
         return f"The folder {path} holds no model that transformers can load from safetensors: save it anew ({reason})."
     return (

@@ -92,9 +92,7 @@ def divided_as(other: Tensor, tensor: Tensor) -> Tensor:
 
 def is_main() -> bool:
     """Whether this is the process that writes and prints. True where there is one process."""
-    if torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    return os.environ.get("RANK", "0") == "0"  # before they have met: the number that this one was started with
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def say(message: str) -> None:

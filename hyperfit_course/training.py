@@ -109,7 +109,7 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
     precision = HALF.get(unwrapped(model).dtype) or training_precision(model.device)
     _check(model, splits, config, precision)
     processes.check_processes(model.device)
-    if moment_bits() != 32 and processes.divides_models():
+    if moment_bits(model.device) != 32 and processes.divides_models():
         raise TrainingError(
             f"Moments of 8 bits are not divided among processes: unset {BITS_VARIABLE}, or use no FSDP."
         )
@@ -123,7 +123,7 @@ def hyperfit(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConf
             "texts": {split: sha256_tensor(texts) for split, texts in sorted(splits.items())},
             "config": asdict(config),
             "precision": precision,
-            "moments": moment_bits(),
+            "moments": moment_bits(model.device),
             "device": model.device.type,
         }
 
@@ -167,7 +167,7 @@ def training_precision(device: torch.device) -> str:
 
 def arithmetic(device: torch.device) -> str:
     """What a training computes in, for tables: its precision, and the moments where they are not of 32 bits."""
-    return training_precision(device) + ("" if moment_bits() == 32 else ", moments of 8 bits")
+    return training_precision(device) + ("" if moment_bits(device) == 32 else ", moments of 8 bits")
 
 
 def _check(model: CausalLM, splits: Mapping[str, Tensor], config: HyperfitConfig, precision: str) -> None:

@@ -94,7 +94,14 @@ def shrink_the_course(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedToke
         monkeypatch.setattr(module, "load_model", load, raising=False)
         monkeypatch.setattr(module, "load_tokenizer", lambda name=None: tokenizer, raising=False)
         monkeypatch.setattr(module, "load_corpus", local_corpus, raising=False)
-    for kept in (arms.base_model, arms.held_out, causes.passages, causes.base_texts, causes.strongest_heads):
+    for kept in (
+        arms.base_model,
+        arms.held_out,
+        arms.tokenizer_of,
+        causes.passages,
+        causes.base_texts,
+        causes.strongest_heads,
+    ):
         kept.cache_clear()
     held_out, passages = arms.held_out, causes.passages
     for module in (causes, measures, rivals):

@@ -19,7 +19,7 @@ from hyperfit_course.anatomy import CausalLM
 from hyperfit_course.corpora import make_texts
 from hyperfit_course.late_stage import LateStageError, trained_modules
 from hyperfit_course.study import arms
-from hyperfit_course.study.arms import Arm, base_model, held_out
+from hyperfit_course.study.arms import Arm, base_model, held_out, tokenizer_of
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
 CONFIG = HyperfitConfig(epochs=1, learning_rate=5e-3, evaluate_every=0, evaluation_prompts=1, seed=1)
@@ -32,10 +32,10 @@ def tiny(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(arms, "load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr(arms, "load_corpus", local_corpus)
     monkeypatch.setattr("hyperfit_course.evaluation.NEW_TOKENS", 8)
-    for cached in (base_model, held_out):
+    for cached in (base_model, held_out, tokenizer_of):
         cached.cache_clear()
     yield
-    for cached in (base_model, held_out):
+    for cached in (base_model, held_out, tokenizer_of):
         cached.cache_clear()
 
 

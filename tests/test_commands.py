@@ -37,6 +37,7 @@ from hyperfit_course.models import ModelError, load_model
 from hyperfit_course.study.arms import base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import forget
 from hyperfit_course.study.config import FORM, StudyConfig, StudyError
+from hyperfit_course.training import arithmetic
 
 FEW = ["--train_texts", "4", "--epochs", "3"]  # the learning rate of the first step is 0
 
@@ -216,6 +217,7 @@ def test_adapter_is_saved_without_a_path_and_comes_back(
     assert str(tmp_path) not in written
     assert json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"] == "base"
     card = json.loads((out / "hyperfit.json").read_text(encoding="utf-8"))
+    assert card["settings"]["precision"] == arithmetic(torch.device("cpu"))
     assert str(round(card["results"]["train_loss"], 4)) in (out / "README.md").read_text(encoding="utf-8")
     model, _, inner = load_trained(str(out), base)
     assert isinstance(model, PeftModel)
@@ -423,6 +425,16 @@ def test_warning_is_a_note_without_its_place_in_the_code(monkeypatch: pytest.Mon
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # given back after the test
     main(["cache", "list"])
     assert warnings.formatwarning("2 files left out", UserWarning, "texts.py", 7) == "note: 2 files left out\n"
+
+
+def test_doctor_goes_on_after_moments_that_cannot_be_had(
+    base: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYPERFIT_MOMENT_BITS", "16")
+    assert main(["doctor", "--model", base]) == 1
+    shown = capsys.readouterr().out
+    assert "HYPERFIT_MOMENT_BITS is '16': set it to 8 or 32." in shown
+    assert "cache" in shown.split("set it to 8 or 32.")[1]
 
 
 def test_doctor_names_what_is_damaged_and_the_begin_rule(

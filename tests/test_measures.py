@@ -20,7 +20,7 @@ from hyperfit_course.geometry import MEASURES, measure_layers, participation_rat
 from hyperfit_course.late_stage import trained_modules
 from hyperfit_course.metrics import ngram_repetition, repetition_frame, type_token_ratio
 from hyperfit_course.study import arms, measures
-from hyperfit_course.study.arms import Arm, base_model, held_out
+from hyperfit_course.study.arms import Arm, base_model, held_out, tokenizer_of
 from hyperfit_course.study.controls import ShapedLike
 from hyperfit_course.study.measures import (
     CURVES,
@@ -57,10 +57,10 @@ def tiny(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(arms, "load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr(arms, "load_corpus", local_corpus)
     monkeypatch.setattr("hyperfit_course.evaluation.NEW_TOKENS", 8)
-    for cached in (base_model, held_out):
+    for cached in (base_model, held_out, tokenizer_of):
         cached.cache_clear()
     yield
-    for cached in (base_model, held_out):
+    for cached in (base_model, held_out, tokenizer_of):
         cached.cache_clear()
 
 

@@ -14,12 +14,13 @@ from hyperfit_course import optimizers, processes
 from hyperfit_course.optimizers import BITS_VARIABLE, OptimizerError, adamw, as_kept, as_tensors, moment_bits
 from hyperfit_course.training import HyperfitConfig, TrainingError, arithmetic, hyperfit
 
+CPU = torch.device("cpu")
 CONFIG = HyperfitConfig(batch_size=1, evaluation_prompts=1)
 
 
 def test_moments_are_of_32_bits_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(BITS_VARIABLE, raising=False)
-    assert moment_bits() == 32
+    assert moment_bits(CPU) == 32
     assert isinstance(adamw([torch.nn.Parameter(torch.zeros(2))], 1e-3), torch.optim.AdamW)
 
 
@@ -37,12 +38,22 @@ def test_bits_that_cannot_be_had_are_refused_before_training(
     assert not cache.exists()
 
 
+def test_hardware_and_package_that_cannot_do_it_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BITS_VARIABLE, "8")
+    monkeypatch.setattr(optimizers, "find_spec", lambda name: name)
+    with pytest.raises(OptimizerError, match="need an NVIDIA GPU or a CPU, not mps: unset HYPERFIT_MOMENT_BITS"):
+        moment_bits(torch.device("mps"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)  # it cannot be imported
+    with pytest.raises(OptimizerError, match=r"bitsandbytes does not work here .*: pip install 'bitsandbytes>=0.50'"):
+        adamw([torch.nn.Parameter(torch.zeros(2))], 1e-3)
+
+
 def test_moments_of_8_bits_are_named_and_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BITS_VARIABLE, "8")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setattr(optimizers, "find_spec", lambda name: name)
     monkeypatch.setattr(processes, "divides_models", lambda: True)
-    assert arithmetic(torch.device("cpu")) == "no, moments of 8 bits"
+    assert arithmetic(CPU) == "no, moments of 8 bits"
     with pytest.raises(TrainingError, match="not divided among processes: unset HYPERFIT_MOMENT_BITS, or use no FSDP"):
         hyperfit(tiny_model(), random_splits(), CONFIG)
 

@@ -10,10 +10,12 @@ import pytest
 import several_processes
 import torch
 from accelerate import PartialState
+from conftest import tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from several_processes import CONFIG, STEPS, texts, untrained
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from hyperfit_course import processes
 from hyperfit_course.artifacts import CacheError
@@ -28,14 +30,32 @@ PLAIN = "--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backen
 
 def launch(way: str, out: Path, killed_at: int = 0) -> subprocess.CompletedProcess[str]:
     """Two processes train; the main one may be killed at a step of the full run."""
-    options, script = f"{WAYS[way]} {PLAIN}".split(), str(Path(several_processes.__file__))
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, script, str(out), str(killed_at)]
+    return start(way, str(Path(several_processes.__file__)), str(out), str(killed_at))
+
+
+def start(way: str, *program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in two processes."""
+    options = f"{WAYS[way]} {PLAIN}".split()
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, *program]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
 
 
 def left(out: Path, kind: str, rank: int) -> tuple[dict[str, Tensor], pd.DataFrame]:
     return load_file(out / f"{kind}-{rank}.safetensors"), pd.read_json(out / f"{kind}-{rank}.json")
+
+
+def test_command_of_two_processes_writes_one_model(
+    tmp_path: Path, cache: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    tiny_model().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    places = ["--model", str(tmp_path / "base"), "--out", str(tmp_path / "tuned")]
+    command = ["-m", "hyperfit_course.cli", "train", *places, "--train_texts", "4", "--epochs", "1"]
+    ended = start("texts divided", *command)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count(f"The model is in {tmp_path / 'tuned'}") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "tuned", cache.name}, "a lock stays behind"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -38,9 +38,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from hyperfit_course import optimizers
 from hyperfit_course.corpora import load_corpus
-from hyperfit_course.late_stage import LateStageError
 from hyperfit_course.models import ModelError
+from hyperfit_course.optimizers import BITS_VARIABLE, OptimizerError
 from hyperfit_course.study import battery, one_arm, plan, run
 from hyperfit_course.study.arms import Arm, Subject, base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import Part, arms_of, forget, tasks_of
@@ -289,6 +290,22 @@ def test_folder_of_another_study_is_refused_and_resume_keeps_what_fits(
     assert tried == ["training 1", "writing 1", "prediction 1", "geometry 1"]
 
 
+def test_study_does_not_go_on_with_moments_of_other_bits(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config = tmp_path / "study", replace(TINY, model=saved, parts=Names(["geometry"]))
+    assert run.study(config, str(out)) == 0
+    kept = data_of(out)
+    monkeypatch.setenv(BITS_VARIABLE, "8")
+    monkeypatch.setattr(optimizers, "find_spec", lambda name: name)
+    with pytest.raises(StudyError, match="differs in the bits of the moments, which HYPERFIT_MOMENT_BITS decides"):
+        run.study(config, str(out))
+    monkeypatch.setenv(BITS_VARIABLE, "16")
+    with pytest.raises(OptimizerError, match="set it to 8 or 32"):
+        run.study(config, str(out))
+    assert data_of(out) == kept
+
+
 def test_resume_with_other_seeds_keeps_what_was_finished(
     saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,7 +433,7 @@ def test_blocks_that_the_model_does_not_have_are_refused_before_anything_is_meas
 ) -> None:
     monkeypatch.setattr(plan, "measured_units", lambda config: pytest.fail("it was tried"))
     config = replace(TINY, model=saved, arms=Names(["full", "blocks1-2"]))
-    with pytest.raises(LateStageError, match="has the blocks 0 to 1: 2 of them cannot start at 1"):
+    with pytest.raises(StudyError, match=r"The arm blocks 1-2 does not fit .* cannot start at 1\. Name other --arms"):
         run.study(config, str(tmp_path / "study"), plan=planned)
     assert not (tmp_path / "study").exists()
 

@@ -33,6 +33,7 @@ from hyperfit_course.study.battery import arms_of, forget
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
 from hyperfit_course.study.locks import STUDY_LOCK, held, is_locked, marked, only_study
 from hyperfit_course.study.progress import Progress
+from hyperfit_course.training import arithmetic
 
 PATIENCE = 300  #: Seconds after which a process that shows nothing counts as stuck; all of this takes less than ten.
 
@@ -207,12 +208,27 @@ def test_process_that_finds_something_else_under_the_same_names_says_what_and_st
     )
 
 
-def test_worker_forgets_the_moments_of_the_last_study(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(BITS_VARIABLE, raising=False)
-    told = workers.Told.of(run.subject_of(config.resolved()), "tales")
-    monkeypatch.setenv(BITS_VARIABLE, "8")
+def test_worker_forgets_the_moments_and_the_precision_of_its_last_study(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = (BITS_VARIABLE, workers.PRECISION_VARIABLE)
+    for name in variables:
+        monkeypatch.delenv(name, raising=False)
+    told, usual = workers.Told.of(run.subject_of(config.resolved()), "tales"), arithmetic(torch.device("cpu"))
+    for name, value in zip(variables, ("8", "fp16"), strict=True):
+        monkeypatch.setenv(name, value)
     told.follow()
-    assert os.environ[BITS_VARIABLE] == "32"
+    assert arithmetic(torch.device("cpu")) == usual
+
+
+def test_worker_that_cannot_have_the_moments_says_so(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = workers.Told.of(run.subject_of(config.resolved()), "tales")
+    monkeypatch.setenv(BITS_VARIABLE, "32")  # given back after the test
+    monkeypatch.setattr("hyperfit_course.optimizers.find_spec", lambda name: None)
+    with pytest.raises(
+        StudyError, match=rf"on {platform.node()} cannot measure\. .*: pip install 'bitsandbytes>=0.50'"
+    ):
+        replace(told, environment={**told.environment, BITS_VARIABLE: "8"}).follow()
 
 
 def test_process_that_cannot_load_what_is_studied_stops(config: StudyConfig) -> None:

@@ -14,9 +14,10 @@ from hyperfit_course.commands.cache import kept, size_of, unfinished
 from hyperfit_course.commands.options import Examining
 from hyperfit_course.commands.trained import load_trained
 from hyperfit_course.models import best_device, context_length
+from hyperfit_course.optimizers import OptimizerError, moment_bits
 from hyperfit_course.study.meter import free_memory
 from hyperfit_course.study.selfchecks import begin_rule
-from hyperfit_course.training import arithmetic
+from hyperfit_course.training import training_precision
 
 PACKAGES = ("hyperfit-course", "torch", "transformers", "peft", "accelerate", "numpy")
 ROOM = 5e9  #: Bytes of disk that a study of a small model wants.
@@ -50,7 +51,11 @@ def _environment() -> Iterator[Finding]:
         except PackageNotFoundError:
             yield False, f"{name} is not installed: pip install {name}"
     device = best_device()
-    yield True, f"models run on {device}, {os.cpu_count()} cores, and train in precision {arithmetic(device)!r}"
+    try:
+        precision = f"{training_precision(device)!r}, with moments of {moment_bits(device)} bits"
+        yield True, f"models run on {device}, {os.cpu_count()} cores, and train in precision {precision}"
+    except OptimizerError as error:
+        yield False, str(error)
     free = free_memory(device)
     if free is not None:
         hint = "" if free >= MEMORY else ": full training of the course's model takes about 3 GB; close other programs"

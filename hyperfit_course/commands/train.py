@@ -9,8 +9,8 @@ from typing import Any
 from hyperfit_course.artifacts import disk_errors
 from hyperfit_course.commands.options import Training
 from hyperfit_course.commands.trained import base_name, save_trained
-from hyperfit_course.models import fingerprint
-from hyperfit_course.processes import is_main
+from hyperfit_course.models import best_device, fingerprint
+from hyperfit_course.processes import check_processes, is_main
 from hyperfit_course.study.arms import base_model, tokenizer_of
 from hyperfit_course.study.battery import arms_of, subject_of
 from hyperfit_course.study.config import Names, Numbers, StudyConfig, StudyError
@@ -18,6 +18,7 @@ from hyperfit_course.study.locks import only_writer
 from hyperfit_course.study.report import LOW_LOSS
 from hyperfit_course.study.selfchecks import check_causal, check_subject
 from hyperfit_course.study.untrusted import check_source
+from hyperfit_course.training import arithmetic
 
 
 def new_place(path: Path) -> Path:
@@ -49,8 +50,9 @@ def train(options: Training) -> int:
     except StudyError as error:  # which names the options of a study
         raise StudyError(str(error).replace("--lora_", "--")) from error
     check_source(options.model)
+    check_processes(best_device())  # of several, one writes
     with only_writer(out) if is_main() else contextlib.nullcontext():
-        return _trained(options, config, out)
+        return _trained(options, config, new_place(out))  # another process may have written it just before
 
 
 def _trained(options: Training, config: StudyConfig, out: Path) -> int:
@@ -67,7 +69,11 @@ def _trained(options: Training, config: StudyConfig, out: Path) -> int:
     results: dict[str, Any] = {name: round(float(last[name]), 4) for name in ("train_loss", "validation_loss")}
     card = {
         "base": {"name": base_name(options.model), "sha256": fingerprint(base)},
-        "settings": {"corpus": _corpus_name(options.corpus), **arm_settings(options, config)},
+        "settings": {
+            "corpus": _corpus_name(options.corpus),
+            **arm_settings(options, config),
+            "precision": arithmetic(best_device()),
+        },
         "results": results | {"epochs": int(last["epoch"])},
     }
     with disk_errors(out):

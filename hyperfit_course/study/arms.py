@@ -18,6 +18,7 @@ from hyperfit_course.corpora import load_corpus, make_texts
 from hyperfit_course.late_stage import LateStageError, choose_blocks, late_stage_lora
 from hyperfit_course.models import EMBEDDED, load_model, load_tokenizer
 from hyperfit_course.optimizers import moment_bits
+from hyperfit_course.study.config import StudyError
 from hyperfit_course.training import HyperfitConfig, hyperfit
 
 
@@ -45,7 +46,7 @@ class Subject:
     def cut(self, corpus: dict[str, list[str]], seed: int) -> dict[str, Tensor]:
         """The same of a corpus that is loaded already."""
         sizes = {name: value for name, value in asdict(self).items() if name != "model"}
-        return make_texts(corpus, load_tokenizer(self.model), seed=seed, **sizes)
+        return make_texts(corpus, tokenizer_of(self), seed=seed, **sizes)
 
 
 COURSE = Subject()
@@ -141,15 +142,18 @@ class Arm:
 
 
 def check_arms(arms: Iterable[Arm], model: PreTrainedModel) -> None:
-    """Look for what every arm needs, before hours are spent on the first one.
+    """Look for the blocks and the moments that arms need, before hours are spent on the first one.
 
     Raises:
-        LateStageError: the model does not have the blocks that an arm trains.
+        StudyError: the model does not have the blocks that an arm trains.
         OptimizerError: moments of 8 bits are asked for and cannot be had.
     """
-    moment_bits()
+    moment_bits(model.device)
     for arm in arms:
-        arm.blocks(model)
+        try:
+            arm.blocks(model)
+        except LateStageError as error:
+            raise StudyError(f"The arm {arm.label} does not fit this model. {error} Name other --arms.") from error
 
 
 @functools.cache

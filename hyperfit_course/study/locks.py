@@ -126,5 +126,5 @@ def is_locked(path: Path) -> bool:
 def _no_locks(folder: Path, why: str) -> StudyError:
     return StudyError(
         f"Files in {folder} cannot be locked ({why}), and processes that share it would disturb each other: put it on "
-        f"a file system with locks (--out names a study's folder, {CACHE_VARIABLE} the cache)."
+        f"a file system with locks (--out names what is written, {CACHE_VARIABLE} the cache)."
     )

@@ -43,7 +43,7 @@ class Work:
 
     def configuration(self, part: str, arm: StudyArm) -> Row:
         """All that decides the numbers of a part."""
-        decides = {name: self.identity[name] for name in ("weights", "texts", "corpus", "code")}
+        decides = {name: self.identity[name] for name in ("weights", "texts", "corpus", "code", "moments")}
         return {"part": part, **arm.configuration(), **decides}
 
     def seconds_of(self, part: str, arm: StudyArm) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hyperfit_course.artifacts import atomic_path, disk_errors, sha256_tensor
 from hyperfit_course.models import fingerprint
+from hyperfit_course.optimizers import BITS_VARIABLE, moment_bits
 from hyperfit_course.sources import code_behind
 from hyperfit_course.study.arms import base_model, check_arms, corpus_digest, held_out, tokenizer_of
 from hyperfit_course.study.battery import StudyArm, arms_of, subject_of, tasks_of
@@ -115,6 +116,7 @@ def _examined(config: StudyConfig, folder: Path, resume: bool) -> dict[str, Any]
         "texts": sha256_tensor(texts),
         "corpus": corpus_digest(config.corpus),
         "code": code_behind("hyperfit_course.study.battery"),
+        "moments": moment_bits(model.device),
     }
     _compare(identity, folder, resume)
     print("Self-checks of the measures on this model ...", flush=True)
@@ -176,6 +178,7 @@ def _difference(known: dict[str, Any], now: dict[str, Any]) -> str:
         "texts": "the held-out texts",
         "corpus": "the texts",
         "code": "the version of the course",
+        "moments": f"the bits of the moments, which {BITS_VARIABLE} decides",
     }
     found = [text for name, text in names.items() if known.get(name) != now[name]]
     old = known.get("config", {})

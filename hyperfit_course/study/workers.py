@@ -20,8 +20,8 @@ from joblib import Parallel, delayed, parallel_config
 
 from hyperfit_course.artifacts import CACHE_VARIABLE, cache_dir, key_digest
 from hyperfit_course.corpora import load_corpus
-from hyperfit_course.models import begin_token, model_key
-from hyperfit_course.optimizers import BITS_VARIABLE, moment_bits
+from hyperfit_course.models import begin_token, best_device, model_key
+from hyperfit_course.optimizers import BITS_VARIABLE, OptimizerError, moment_bits
 from hyperfit_course.study.arms import Subject, base_model, held_out, tokenizer_of
 from hyperfit_course.study.battery import StudyArm
 from hyperfit_course.study.config import StudyConfig, StudyError
@@ -145,9 +145,9 @@ class Told:
     @classmethod
     def of(cls, subject: Subject, corpus: str) -> Told:
         """The same cache, precision, moments, model and texts as in this process."""
-        wanted = {CACHE_VARIABLE: str(cache_dir()), PRECISION_VARIABLE: os.environ.get(PRECISION_VARIABLE)}
-        wanted[BITS_VARIABLE] = str(moment_bits())  # always said: a worker remembers those of the last study
-        environment = {name: value for name, value in wanted.items() if value is not None}
+        # All are said always: a worker remembers those of its last study.
+        environment = {CACHE_VARIABLE: str(cache_dir()), PRECISION_VARIABLE: os.environ.get(PRECISION_VARIABLE, "")}
+        environment[BITS_VARIABLE] = os.environ.get(BITS_VARIABLE, "32")
         return cls(subject, corpus, hashes_of(subject, corpus), environment)
 
     def follow(self) -> None:
@@ -157,6 +157,10 @@ class Told:
             StudyError: it cannot load what is studied, or finds something else.
         """
         os.environ |= self.environment
+        try:
+            moment_bits(best_device())
+        except OptimizerError as error:
+            raise StudyError(f"A process on {platform.node()} cannot measure. {error}") from error
         if self.hashes == _known.get(self.subject):
             return
         for kept in (base_model, held_out, tokenizer_of):  # a worker may outlive a study, and a model its files
