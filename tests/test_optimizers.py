@@ -26,7 +26,10 @@ def test_moments_are_of_32_bits_where_nothing_is_said(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("bits", "message"),
-    [("16", "HYPERFIT_MOMENT_BITS is '16': set it to 8 or 32"), ("8", "need one more package: pip install bitsandb")],
+    [
+        ("16", "HYPERFIT_MOMENT_BITS is '16': set it to 8 or 32"),
+        ("8", "need one more package: pip install .bitsandbytes>=0.50., or unset"),
+    ],
 )
 def test_bits_that_cannot_be_had_are_refused_before_training(
     bits: str, message: str, cache: Path, monkeypatch: pytest.MonkeyPatch
