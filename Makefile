@@ -76,7 +76,7 @@ test: assets lint ## check code, notebooks and every output they promise (35 to 
 	@echo "Every other committed notebook, cell by cell: 10 to 35 minutes"
 	@$(IN_PAIRS) $(NBVAL) --ignore $(TRAINING) $(NOTEBOOKS)
 
-test-slow: setup ## kill cache writers, studies, trainings and graders, and say what was lost (10 to 30 minutes)
+test-slow: setup ## kill cache writers, studies, trainings and graders, and say what was lost; moments of 8 bits (4 to 30 minutes)
 	@$(BIN)/python -m pytest -q -rP -m slow tests
 
 bubblewrap: ## install what keeps graded submissions from everything else (Debian or Ubuntu, asks for sudo)

@@ -28,7 +28,7 @@ def eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_moments_of_large_tensors_take_a_byte_each() -> None:
     model = tiny_model()
-    optimizer = adamw(model.parameters(), 1e-3)
+    optimizer = adamw(list(model.parameters()), 1e-3)
     model(input_ids=torch.zeros(1, 8, dtype=torch.long), labels=torch.zeros(1, 8, dtype=torch.long)).loss.backward()
     optimizer.step()
     large, small = model.get_input_embeddings().weight, model.model.layers[0].mlp.up_proj.weight
