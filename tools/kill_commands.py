@@ -64,14 +64,16 @@ def compare(command: str, folder: Path, kills: int, moments: random.Random) -> i
         process = start(command, folder, name)
         starts += 1
         process.join(None if hit == kills else moments.uniform(SHORTEST, lasts))
-        if process.is_alive():
+        was_killed = process.is_alive()
+        if was_killed:
             process.kill()
             process.join()
             hit += 1
             kept = [*(folder / name).glob("rows/*.json"), *(folder / f"cache of {name}").rglob("latest.json")]
             print(f"Kill {hit}: {name} has kept {len(kept)} finished parts or checkpoints", flush=True)
-            continue
-        same = process.exitcode == 0 and left_by(folder / name) == expected
+            if command == "study" or not (folder / name).exists():
+                continue  # a training that has put its model in place was over: its place is taken for another start
+        same = (was_killed or process.exitcode == 0) and left_by(folder / name) == expected
         print(f"{name} ended: {'the same' if same else 'NOT THE SAME'}", flush=True)
         if not same or hit == kills:
             print(f"Started {starts}, killed {hit}, finished {number + same}, not the same {int(not same)}", flush=True)
