@@ -142,9 +142,8 @@ def predictions() -> pd.DataFrame:
             for name, (_, each) in zip(config.arms or (), training.iterrows(), strict=True):
                 seconds = each["seconds"] if each["bytes"] <= machine.memory else math.nan
                 row |= {f"{name}, gigabytes": each["bytes"] / 1e9, f"{name}, seconds": seconds}
-                if name == "full":
-                    spared = SPARED * shape.parameters()
-                    row["full, 8-bit moments, gigabytes"] = (each["bytes"] - spared) / 1e9
             fits = table["bytes"].max() <= machine.memory
+            of_full = training["bytes"].iloc[0]  # the preset's first arm
+            row["full, 8-bit moments, gigabytes"] = (of_full - SPARED * shape.parameters()) / 1e9
             found.append({**row, "study, minutes": table["seconds"].sum() / 60 if fits else math.nan})
     return pd.DataFrame(found)
