@@ -147,7 +147,7 @@ def _write_manifest(folder: Path, key: Mapping[str, Any]) -> None:
     files = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path != folder / MANIFEST  # that of an attempt killed before its folder got its name
     }
     (folder / MANIFEST).write_text(json.dumps({"key": dict(key), "files": files}, indent=1), encoding="utf-8")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyperfit_course import artifacts
-from hyperfit_course.artifacts import MANIFEST, CacheError, artifact, atomic_path, cache_dir, disk_errors
+from hyperfit_course.artifacts import MANIFEST, CacheError, artifact, atomic_path, cache_dir, disk_errors, find_fault
 
 KEY = {"epochs": 3, "data": "tales"}
 
@@ -201,3 +201,17 @@ def test_manifest_lists_every_file_with_its_key(make: Maker) -> None:
     manifest = json.loads((artifact("things", KEY, make) / MANIFEST).read_text())
     assert manifest["key"] == KEY
     assert {name: entry["size"] for name, entry in manifest["files"].items()} == {"a.txt": 5, "inside/b.txt": 6}
+
+
+def test_attempt_that_was_killed_just_before_its_end_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(folder: Path) -> None:
+        (folder / "a").write_text("a", encoding="utf-8")
+
+    def killed(*paths: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperfit_course.artifacts.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            artifact("things", {"number": 1}, make)
+    assert find_fault(artifact("things", {"number": 1}, make)) is None
